@@ -2,25 +2,71 @@
 
 from isoflop.architecture.decoder import Decoder, Layer
 from isoflop.architecture.family import Dense, Experts, Family
-from isoflop.architecture.feed_forward import FeedForward, MixtureOfExperts, Mlp
-from isoflop.architecture.mixer import Attention, Mixer
-from isoflop.architecture.norm import Norm, RmsNorm
-from isoflop.architecture.position import Llama3Scaling, Position, Rope
+from isoflop.architecture.feed_forward import (
+    GATED,
+    Activation,
+    FeedForward,
+    MixtureOfExperts,
+    Mlp,
+    SharedExperts,
+    n_matrices,
+)
+from isoflop.architecture.mixer import Attention, LatentAttention, Mixer, TemperatureTuning
+from isoflop.architecture.norm import NORMS_A_BRANCH, LayerNorm, Norm, Placement, RmsNorm
+from isoflop.architecture.position import (
+    Alibi,
+    Dynamic,
+    Learned,
+    LinearScaling,
+    Llama3Scaling,
+    LongRope,
+    NoPosition,
+    NtkAware,
+    Position,
+    Rope,
+    Scaling,
+    Sinusoidal,
+    Yarn,
+)
+from isoflop.architecture.recurrent import S4D, Hyena, Mamba1, Mamba2
 
 __all__ = [
+    "GATED",
+    "NORMS_A_BRANCH",
+    "S4D",
+    "Activation",
+    "Alibi",
     "Attention",
     "Decoder",
     "Dense",
+    "Dynamic",
     "Experts",
     "Family",
     "FeedForward",
+    "Hyena",
+    "LatentAttention",
     "Layer",
+    "LayerNorm",
+    "Learned",
+    "LinearScaling",
     "Llama3Scaling",
+    "LongRope",
+    "Mamba1",
+    "Mamba2",
     "Mixer",
     "MixtureOfExperts",
     "Mlp",
+    "NoPosition",
     "Norm",
+    "NtkAware",
+    "Placement",
     "Position",
     "RmsNorm",
     "Rope",
+    "Scaling",
+    "SharedExperts",
+    "Sinusoidal",
+    "TemperatureTuning",
+    "Yarn",
+    "n_matrices",
 ]
