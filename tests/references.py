@@ -5,31 +5,53 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def causal_by_rows(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, scale: float | None) -> Tensor:
-    """Query t against keys 0..t, one row after the other: exactly the products that causality leaves."""
-    q_BHTD, k_BHTD, v_BHTD = _by_head(q_BTHD, k_BTKD, v_BTKD)
-    scale = q_BTHD.shape[-1] ** -0.5 if scale is None else scale
+def causal_by_rows(
+    q_BTHD: Tensor,
+    k_BSKD: Tensor,
+    v_BSKE: Tensor,
+    scale: float,
+    start: int = 0,
+    window: int | None = None,
+    chunk: int | None = None,
+    softcap: float | None = None,
+    slopes_H: Tensor | None = None,
+    sinks_H: Tensor | None = None,
+) -> Tensor:
+    """Query t against the keys it may see, one row after the other: exactly the products that visibility leaves."""
+    q_BHTD, k_BHSD, v_BHSE = _by_head(q_BTHD, k_BSKD, v_BSKE)
     rows = []
     for t in range(q_BHTD.shape[2]):
-        keys, values = k_BHTD[:, :, : t + 1], v_BHTD[:, :, : t + 1]
+        position = start + t
+        first = max(
+            0, 0 if window is None else position - window + 1, 0 if chunk is None else position // chunk * chunk
+        )
+        keys, values = k_BHSD[:, :, first : position + 1], v_BHSE[:, :, first : position + 1]
         scores_BH1S = q_BHTD[:, :, t : t + 1] @ keys.mT * scale
-        rows.append(scores_BH1S.softmax(-1) @ values)
+        if softcap is not None:
+            scores_BH1S = softcap * torch.tanh(scores_BH1S / softcap)
+        if slopes_H is not None:
+            distance_S = torch.arange(position - first, -1, -1, device=scores_BH1S.device)
+            scores_BH1S = scores_BH1S - slopes_H[:, None, None] * distance_S
+        if sinks_H is not None:
+            sinks = sinks_H[:, None, None].expand(len(scores_BH1S), -1, 1, 1)
+            rows.append(torch.cat((scores_BH1S, sinks), dim=-1).softmax(-1)[..., :-1] @ values)
+        else:
+            rows.append(scores_BH1S.softmax(-1) @ values)
     return torch.cat(rows, dim=2).transpose(1, 2)
 
 
-def causal_by_mask(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, scale: float | None) -> Tensor:
-    """All scores, then a mask: the products that the palm convention counts."""
+def causal_by_mask(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, scale: float, *rest: object) -> Tensor:
+    """All scores, then the causal mask alone: the products that the palm convention counts."""
     q_BHTD, k_BHTD, v_BHTD = _by_head(q_BTHD, k_BTKD, v_BTKD)
-    scale = q_BTHD.shape[-1] ** -0.5 if scale is None else scale
     future_TT = torch.ones(2 * (q_BHTD.shape[2],), dtype=torch.bool, device=q_BTHD.device).triu(1)
     scores_BHTT = (q_BHTD @ k_BHTD.mT * scale).masked_fill(future_TT, -torch.inf)
     return (scores_BHTT.softmax(-1) @ v_BHTD).transpose(1, 2)
 
 
-def no_attention(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, scale: float | None) -> Tensor:
+def no_attention(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKE: Tensor, scale: float, *rest: object) -> Tensor:
     """Queries, keys and values go through, so that their gradients exist, but no product is made of them."""
-    _, k, v = _by_head(q_BTHD, k_BTKD, v_BTKD)
-    return q_BTHD + k.transpose(1, 2) + v.transpose(1, 2)
+    _, k, v = _by_head(q_BTHD, k_BTKD, v_BTKE)
+    return v.transpose(1, 2) + 0 * (q_BTHD + k.transpose(1, 2)).sum(-1, keepdim=True)
 
 
 def experts_by_loop(x_RM: Tensor, weight_EMF: Tensor, ends_E: Tensor) -> Tensor:

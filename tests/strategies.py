@@ -23,7 +23,7 @@ def attentions(draw: st.DrawFn) -> Attention:
         n_heads=n_kv_heads * draw(st.integers(1, 3)),
         n_kv_heads=n_kv_heads,
         d_head=2 * draw(st.integers(1, 5)),
-        qk_norm=draw(st.booleans()),
+        qk_norm=draw(st.sampled_from(("none", "head", "all", "unweighted-after"))),
         scale=draw(st.none() | st.floats(0.05, 0.5)),
     )
 

@@ -30,9 +30,10 @@ def test_attention(m: Attention, context: int, batch: int) -> None:
         torch.randn(batch, context, heads, m.d_head, generator=generator, requires_grad=True)
         for heads in (m.n_heads, m.n_kv_heads, m.n_kv_heads)
     )
-    found = causal_attention(q, k, v, m.scale)
-    same_values_and_gradients(found, causal_by_rows(q, k, v, m.scale), (q, k, v), 1e-5)
-    same_values_and_gradients(found, causal_by_mask(q, k, v, m.scale), (q, k, v), 1e-5)
+    scale = m.d_head**-0.5 if m.scale is None else m.scale
+    found = causal_attention(q, k, v, scale)
+    same_values_and_gradients(found, causal_by_rows(q, k, v, scale), (q, k, v), 1e-5)
+    same_values_and_gradients(found, causal_by_mask(q, k, v, scale), (q, k, v), 1e-5)
 
 
 @settings(max_examples=50)

@@ -153,13 +153,13 @@ def test_every_parameter_has_its_learning_rate(optimizer: Optimizer) -> None:
             for parameter in group["params"]:
                 name = names[id(parameter)]
                 seen.append(name)
-                scale = getattr(SCALES, kind_of(name))
-                muon = isinstance(optimizer, Muon) and kind_of(name) == "hidden" and parameter.dim() == 2
+                scale = getattr(SCALES, kind_of(name, parameter.dim()))
+                muon = isinstance(optimizer, Muon) and kind_of(name, parameter.dim()) == "hidden" and parameter.dim() == 2
                 muon = muon and "router" not in name
                 assert muon == (which == 1)
                 assert group["peak_lr"] == pytest.approx(1e-2 * scale.lr ** (0.5 if muon else 1))
                 decay = 0.1 * scale.weight_decay ** (0.5 if muon else 1)
-                assert group["weight_decay"] == pytest.approx(0 if kind_of(name) == "norm" else decay)
+                assert group["weight_decay"] == pytest.approx(0 if kind_of(name, parameter.dim()) == "norm" else decay)
                 if not muon:
                     assert group["eps"] == pytest.approx(1e-8 * scale.eps)
     assert sorted(seen) == sorted(names.values())

@@ -1,46 +1,171 @@
-"""Causal attention with grouped queries. B batch, T position, M d_model, H query head, K key/value head, D d_head."""
+"""Causal attention with grouped queries. B batch, T position, S key's position, M d_model, H query head, K key/value
+head, D d_head."""
 
+from dataclasses import dataclass
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoflop import architecture
 from isoflop.model.linear import Linear
-from isoflop.model.norm import RmsNorm
+from isoflop.model.norm import build_norm
+from isoflop.model.place import Place, alibi_slopes
 from isoflop.model.rope import rotate
+
+
+@dataclass
+class KeyValues:
+    """Keys and values of the last tokens, each [B, capacity, K, D]; token p lies at p mod capacity."""
+
+    keys: Tensor
+    values: Tensor
+    length: int = 0
+
+    def append(self, k_BTKD: Tensor, v_BTKD: Tensor) -> None:
+        """Write the next T tokens; of more than fit, the last."""
+        capacity, n_new = self.keys.shape[1], k_BTKD.shape[1]
+        first = max(0, n_new - capacity)
+        at_T = torch.arange(self.length + first, self.length + n_new, device=self.keys.device) % capacity
+        self.keys[:, at_T] = k_BTKD[:, first:].to(self.keys.dtype)
+        self.values[:, at_T] = v_BTKD[:, first:].to(self.values.dtype)
+        self.length += n_new
+
+    def last(self, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values of the last n tokens, in order, [B, n, K, D]."""
+        capacity = self.keys.shape[1]
+        start = (self.length - n) % capacity
+        if start + n <= capacity:
+            return self.keys[:, start : start + n].to(dtype), self.values[:, start : start + n].to(dtype)
+        at_S = torch.arange(start, start + n, device=self.keys.device) % capacity
+        return self.keys[:, at_S].to(dtype), self.values[:, at_S].to(dtype)
 
 
 class Attention(nn.Module):
     """See architecture.Attention. Queries, keys and values come from one matrix: one matmul instead of three."""
 
-    def __init__(self, mixer: architecture.Attention, norm: architecture.RmsNorm, d_model: int) -> None:
-        super().__init__()
-        self.mixer = mixer
-        self.qkv = Linear(d_model, (mixer.n_heads + 2 * mixer.n_kv_heads) * mixer.d_head)
-        self.out = Linear(mixer.n_heads * mixer.d_head, d_model)
-        if mixer.qk_norm:
-            self.q_norm = RmsNorm(norm, mixer.d_head)
-            self.k_norm = RmsNorm(norm, mixer.d_head)
+    slopes: Tensor | None
 
-    def forward(self, x_BTM: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> Tensor:
-        m = self.mixer
-        heads_BTHD = self.qkv(x_BTM).unflatten(-1, (-1, m.d_head))
-        q_BTHD, k_BTKD, v_BTKD = heads_BTHD.split((m.n_heads, m.n_kv_heads, m.n_kv_heads), dim=2)
-        if m.qk_norm:
-            q_BTHD, k_BTKD = self.q_norm(q_BTHD), self.k_norm(k_BTKD)
-        q_BTHD, k_BTKD = rotate(q_BTHD, cos_TC, sin_TC), rotate(k_BTKD, cos_TC, sin_TC)
-        mixed_BTHD = causal_attention(q_BTHD, k_BTKD, v_BTKD, m.scale)
+    def __init__(self, mixer: architecture.Attention, decoder: architecture.Decoder) -> None:
+        super().__init__()
+        m = self.mixer = mixer
+        self.rope, alibi = decoder.rope_of(m), decoder.alibi_of(m)
+        self.scale = m.d_head**-0.5 if m.scale is None else m.scale
+        self.eps = decoder.norm.eps
+        self.qkv = Linear(decoder.d_model, (m.n_heads + 2 * m.n_kv_heads) * m.d_head, m.qkv_bias)
+        self.out = Linear(m.n_heads * m.d_head, decoder.d_model, m.out_bias)
+        if m.qk_norm in ("head", "all"):
+            whole = m.qk_norm == "all"
+            self.q_norm = build_norm(decoder.norm, m.d_head * (m.n_heads if whole else 1))
+            self.k_norm = build_norm(decoder.norm, m.d_head * (m.n_kv_heads if whole else 1))
+        self.sinks = nn.Parameter(torch.empty(m.n_heads)) if m.sinks else None
+        slopes = None if alibi is None else alibi_slopes(alibi, m.n_heads)
+        self.register_buffer("slopes", slopes, persistent=False)
+
+    def forward(self, x_BTM: Tensor, place: Place, state: KeyValues | None = None) -> Tensor:
+        q_BTHD, k_BTKD, v_BTKD = self._project(x_BTM, place)
+        n_past, window = 0, self.mixer.window
+        if state is not None:
+            k_BTKD, v_BTKD, n_past, window = self._with_past(state, k_BTKD, v_BTKD)
+        mixed_BTHD = causal_attention(
+            q_BTHD,
+            k_BTKD,
+            v_BTKD,
+            self.scale,
+            n_past,
+            window,
+            self.mixer.chunk,
+            self.mixer.softcap,
+            self.slopes,
+            self.sinks,
+        )
         return self.out(mixed_BTHD.flatten(2))
 
+    def new_state(self, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> KeyValues:
+        """An empty cache for `capacity` tokens, or as many as the window or chunk lets a token see."""
+        m = self.mixer
+        shape = (batch, min(capacity, m.window or m.chunk or capacity), m.n_kv_heads, m.d_head)
+        return KeyValues(torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device))
 
-def causal_attention(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, scale: float | None) -> Tensor:
-    """softmax(scale * q k^T, masked to the past) v, [B, T, H, D]; each K serves H / K query heads. The one seam where
-    an attention kernel can be exchanged."""
-    mixed_BHTD = F.scaled_dot_product_attention(
-        q_BTHD.transpose(1, 2),
-        k_BTKD.transpose(1, 2),
-        v_BTKD.transpose(1, 2),
-        is_causal=True,
-        scale=scale,
-        enable_gqa=q_BTHD.shape[2] != k_BTKD.shape[2],
-    )
-    return mixed_BHTD.transpose(1, 2)
+    def _project(self, x_BTM: Tensor, place: Place) -> tuple[Tensor, Tensor, Tensor]:
+        m = self.mixer
+        qkv_BTX = self.qkv(x_BTM)
+        if m.clip_qkv is not None:
+            qkv_BTX = qkv_BTX.clamp(-m.clip_qkv, m.clip_qkv)
+        heads_BTHD = qkv_BTX.unflatten(-1, (-1, m.d_head))
+        q_BTHD, k_BTKD, v_BTKD = heads_BTHD.split((m.n_heads, m.n_kv_heads, m.n_kv_heads), dim=2)
+        if m.qk_norm == "head":
+            q_BTHD, k_BTKD = self.q_norm(q_BTHD), self.k_norm(k_BTKD)
+        elif m.qk_norm == "all":
+            q_BTHD = self.q_norm(q_BTHD.flatten(2)).view_as(q_BTHD)
+            k_BTKD = self.k_norm(k_BTKD.flatten(2)).view_as(k_BTKD)
+        if self.rope is not None and place.cos_TC is not None and place.sin_TC is not None:
+            q_BTHD = rotate(q_BTHD, place.cos_TC, place.sin_TC, self.rope.layout)
+            k_BTKD = rotate(k_BTKD, place.cos_TC, place.sin_TC, self.rope.layout)
+        if m.qk_norm == "unweighted-after":
+            q_BTHD, k_BTKD = (F.rms_norm(x, x.shape[-1:], None, self.eps) for x in (q_BTHD, k_BTKD))
+        return self._temper(q_BTHD, place), k_BTKD, v_BTKD
+
+    def _temper(self, q_BTHD: Tensor, place: Place) -> Tensor:
+        t = self.mixer.temperature
+        if t is None:
+            return q_BTHD
+        position_T = torch.arange(place.start, place.start + q_BTHD.shape[1], device=q_BTHD.device).float()
+        factor_T = 1 + t.coef * torch.log1p(torch.floor((position_T + 1) / t.period))
+        return q_BTHD * factor_T[:, None, None].to(q_BTHD.dtype)
+
+    def _with_past(self, state: KeyValues, k_BTKD: Tensor, v_BTKD: Tensor) -> tuple[Tensor, Tensor, int, int | None]:
+        """Keys and values of all that the new tokens may see, how many of them are past, and the window that is left to
+        apply. Once a window has wrapped, its cache holds just what a single new token sees, in an order that is no matter
+        unless distances count."""
+        m, n_new, n_past = self.mixer, k_BTKD.shape[1], state.length
+        if n_past + n_new <= state.keys.shape[1]:
+            state.append(k_BTKD, v_BTKD)
+            return *state.last(state.length, k_BTKD.dtype), n_past, m.window
+        if n_new == 1 and m.window is not None and self.slopes is None:
+            state.append(k_BTKD, v_BTKD)
+            return state.keys.to(k_BTKD.dtype), state.values.to(k_BTKD.dtype), m.window - 1, None
+        assert m.window is not None or m.chunk is not None, f"the cache holds {state.keys.shape[1]} tokens"
+        reach = n_past % m.chunk if m.chunk is not None else min(n_past, (m.window or 0) - 1)
+        past_k_BSKD, past_v_BSKD = state.last(reach, k_BTKD.dtype)
+        k_BSKD, v_BSKD = torch.cat((past_k_BSKD, k_BTKD), dim=1), torch.cat((past_v_BSKD, v_BTKD), dim=1)
+        state.append(k_BTKD, v_BTKD)
+        return k_BSKD, v_BSKD, reach, m.window
+
+
+def causal_attention(
+    q_BTHD: Tensor,
+    k_BSKD: Tensor,
+    v_BSKE: Tensor,
+    scale: float,
+    start: int = 0,
+    window: int | None = None,
+    chunk: int | None = None,
+    softcap: float | None = None,
+    slopes_H: Tensor | None = None,
+    sinks_H: Tensor | None = None,
+) -> Tensor:
+    """softmax(scale * q k^T, masked to what each token may see) v, [B, T, H, E]; each K serves H / K query heads. Query t
+    has position start + t, key s position s. The one seam where an attention kernel can be exchanged."""
+    n_heads, n_new, n_seen = q_BTHD.shape[2], q_BTHD.shape[1], k_BSKD.shape[1]
+    group = n_heads // k_BSKD.shape[2]
+    k_BHSD, v_BHSE = (x.repeat_interleave(group, dim=2).transpose(1, 2) for x in (k_BSKD, v_BSKE))
+    scores = q_BTHD.transpose(1, 2) @ k_BHSD.mT * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    pos_T1 = torch.arange(start, start + n_new, device=scores.device)[:, None]
+    pos_S = torch.arange(n_seen, device=scores.device)
+    if slopes_H is not None:
+        scores = scores - slopes_H[:, None, None] * (pos_T1 - pos_S)
+    visible = pos_S <= pos_T1
+    if window is not None:
+        visible &= pos_T1 - pos_S < window
+    if chunk is not None:
+        visible &= pos_T1 // chunk == pos_S // chunk
+    scores = scores.masked_fill(~visible, -torch.inf)
+    if sinks_H is not None:
+        sinks = sinks_H[:, None, None].expand(len(scores), -1, n_new, 1)
+        p = torch.cat((scores, sinks.to(scores.dtype)), dim=-1).softmax(-1)[..., :-1]
+    else:
+        p = scores.softmax(-1)
+    return (p @ v_BHSE).transpose(1, 2)

@@ -1,18 +1,19 @@
 """The whole decoder. B batch, T position, M d_model, V vocabulary."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoflop import architecture
-from isoflop.model.attention import Attention
 from isoflop.model.experts import MixtureOfExperts, RouterStats
+from isoflop.model.layer import LayerModel
 from isoflop.model.linear import Linear
-from isoflop.model.mlp import Mlp
-from isoflop.model.norm import RmsNorm
-from isoflop.model.rope import rope_tables
+from isoflop.model.norm import build_norm
+from isoflop.model.place import Place, sinusoids
+from isoflop.model.rope import RopeTables
 
 
 class Losses(NamedTuple):
@@ -23,31 +24,18 @@ class Losses(NamedTuple):
     router: tuple[RouterStats, ...]
 
 
-class LayerModel(nn.Module):
-    """See architecture.Layer."""
+@dataclass
+class DecodeState:
+    """What the layers keep of the tokens seen so far, and how many those are; a forward moves it on in place."""
 
-    def __init__(self, layer: architecture.Layer, decoder: architecture.Decoder) -> None:
-        super().__init__()
-        self.residual_multiplier = decoder.residual_multiplier
-        self.mixer_norm = RmsNorm(decoder.norm, decoder.d_model)
-        self.mixer = Attention(layer.mixer, decoder.norm, decoder.d_model)
-        self.feed_forward_norm = RmsNorm(decoder.norm, decoder.d_model)
-        self.feed_forward = build_feed_forward(layer.feed_forward, decoder.d_model)
+    layers: list[Any]
+    length: int = 0
 
-    def forward(self, x_BTM: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, RouterStats | None]:
-        x_BTM = x_BTM + self.residual_multiplier * self.mixer(self.mixer_norm(x_BTM), cos, sin)
-        y = self.feed_forward(self.feed_forward_norm(x_BTM))
-        y_BTM, stats = y if isinstance(y, tuple) else (y, None)
-        return x_BTM + self.residual_multiplier * y_BTM, stats
-
-
-def build_feed_forward(feed_forward: architecture.FeedForward, d_model: int) -> Mlp | MixtureOfExperts:
-    """The module of a description."""
-    match feed_forward:
-        case architecture.Mlp():
-            return Mlp(feed_forward, d_model)
-        case architecture.MixtureOfExperts():
-            return MixtureOfExperts(feed_forward, d_model)
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        held = (vars(layer).values() for layer in self.layers if layer is not None)
+        return sum(value.nbytes for values in held for value in values if isinstance(value, Tensor))
 
 
 class DecoderModel(nn.Module):
@@ -57,17 +45,31 @@ class DecoderModel(nn.Module):
         super().__init__()
         self.decoder, self.dtype = decoder, dtype
         self.embedding = nn.Parameter(torch.empty(decoder.vocab_size, decoder.d_model))
+        if isinstance(decoder.position, architecture.Learned):
+            self.positions = nn.Parameter(torch.empty(decoder.max_context, decoder.d_model))
+        self.embedding_norm = build_norm(decoder.norm, decoder.d_model) if decoder.embedding_norm else None
         self.layers = nn.ModuleList(LayerModel(layer, decoder) for layer in decoder.layers)
-        self.norm = RmsNorm(decoder.norm, decoder.d_model)
+        self.norm = build_norm(decoder.norm, decoder.d_model) if decoder.final_norm else None
         if not decoder.tie_embeddings:
             self.head = Linear(decoder.d_model, decoder.vocab_size)
-        for d_head in {layer.mixer.d_head for layer in decoder.layers}:
-            cos, sin = rope_tables(decoder.position, d_head, decoder.max_context)
-            self.register_buffer(f"cos_{d_head}", cos, persistent=False)
-            self.register_buffer(f"sin_{d_head}", sin, persistent=False)
+        self.head_bias = nn.Parameter(torch.empty(decoder.vocab_size)) if decoder.head_bias else None
+        self._turns = [_turns_of(layer.mixer, decoder) for layer in decoder.layers]
+        self.ropes = nn.ModuleList(RopeTables(*turns, decoder.max_context) for turns in self._distinct_turns())
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        return self._logits(tokens_BT)[0]
+    def forward(self, tokens_BT: Tensor, state: DecodeState | None = None) -> Tensor:
+        """Logits; with a state, of tokens that continue it. Raises ValueError beyond the learned positions."""
+        return self._logits(tokens_BT, state)[0]
+
+    def new_state(self, batch: int, capacity: int, dtype: torch.dtype | None = None) -> DecodeState:
+        """An empty state for `batch` sequences of up to `capacity` tokens; `dtype` of what is cached."""
+        kind = self.dtype if dtype is None else dtype
+        layers: Any = self.layers
+        return DecodeState(
+            [
+                None if layer.mixer is None else layer.mixer.new_state(batch, capacity, kind, self.embedding.device)
+                for layer in layers
+            ]
+        )
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Losses:
         """Mean next-token cross-entropy, and the routers' losses where there are any."""
@@ -75,31 +77,60 @@ class DecoderModel(nn.Module):
         nats = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
         return Losses(nats + self._router_loss(router), nats, router)
 
-    def _logits(self, tokens_BT: Tensor) -> tuple[Tensor, tuple[RouterStats, ...]]:
-        d = self.decoder
-        x_BTM = F.embedding(tokens_BT, self.embedding).to(self.dtype) * d.embedding_multiplier
+    def _logits(self, tokens_BT: Tensor, state: DecodeState | None = None) -> tuple[Tensor, tuple[RouterStats, ...]]:
+        d, start = self.decoder, 0 if state is None else state.length
+        x_BTM = self._embed(tokens_BT, start)
+        places = {turns: self._place(rope, start, tokens_BT.shape[1]) for turns, rope in self._ropes()}
         router = []
-        for layer, described in zip(self.layers, d.layers, strict=True):
-            cos, sin = self._rope(described.mixer.d_head, tokens_BT.shape[1])
-            x_BTM, stats = layer(x_BTM, cos, sin)
+        for i, (layer, turns) in enumerate(zip(self.layers, self._turns, strict=True)):
+            place = Place(start) if turns is None else places[turns]
+            x_BTM, stats = layer(x_BTM, place, None if state is None else state.layers[i])
             router += [stats] if stats is not None else []
+        if state is not None:
+            state.length += tokens_BT.shape[1]
+        x_BTM = x_BTM if self.norm is None else self.norm(x_BTM)
         table = self.embedding if d.tie_embeddings else self.head.weight
-        logits_BTV = F.linear(self.norm(x_BTM), table.to(self.dtype)).float() * d.logit_multiplier
-        return logits_BTV, tuple(router)
+        return self._cap(F.linear(x_BTM, table.to(self.dtype)).float()), tuple(router)
 
-    def _rope(self, d_head: int, n_positions: int) -> tuple[Tensor, Tensor]:
-        return self.get_buffer(f"cos_{d_head}")[:n_positions], self.get_buffer(f"sin_{d_head}")[:n_positions]
+    def _embed(self, tokens_BT: Tensor, start: int) -> Tensor:
+        d, end = self.decoder, start + tokens_BT.shape[1]
+        x_BTM = F.embedding(tokens_BT, self.embedding).to(self.dtype) * d.embedding_multiplier
+        if isinstance(d.position, architecture.Learned):
+            if end > d.max_context:
+                raise ValueError(f"{end} tokens exceed the {d.max_context} learned positions")
+            x_BTM = x_BTM + self.positions[start:end].to(self.dtype)
+        if isinstance(d.position, architecture.Sinusoidal):
+            x_BTM = x_BTM + sinusoids(d.position, start, end - start, d.d_model).to(x_BTM)
+        return x_BTM if self.embedding_norm is None else self.embedding_norm(x_BTM)
+
+    def _cap(self, logits_BTV: Tensor) -> Tensor:
+        if self.head_bias is not None:
+            logits_BTV = logits_BTV + self.head_bias
+        logits_BTV = logits_BTV * self.decoder.logit_multiplier
+        cap = self.decoder.logit_softcap
+        return logits_BTV if cap is None else cap * torch.tanh(logits_BTV / cap)
+
+    def _distinct_turns(self) -> "list[tuple[architecture.Rope, int]]":
+        return list(dict.fromkeys(turns for turns in self._turns if turns is not None))
+
+    def _ropes(self) -> "zip[tuple[tuple[architecture.Rope, int], nn.Module]]":
+        return zip(self._distinct_turns(), self.ropes, strict=True)
+
+    def _place(self, rope: nn.Module, start: int, n_positions: int) -> Place:
+        return Place(start, *rope(start, n_positions))
 
     def _router_loss(self, router: tuple[RouterStats, ...]) -> Tensor | float:
-        sparse = [
-            layer.feed_forward
-            for layer in self.decoder.layers
-            if isinstance(layer.feed_forward, architecture.MixtureOfExperts)
-        ]
-        return sum(
-            (
-                f.balance_coef * stats.balance_loss + f.z_coef * stats.z_loss
-                for f, stats in zip(sparse, router, strict=True)
-            ),
-            start=0.0,
-        )
+        sparse = [module for module in self.modules() if isinstance(module, MixtureOfExperts)]
+        return sum((mixture.loss(stats) for mixture, stats in zip(sparse, router, strict=True)), start=0.0)
+
+
+def _turns_of(mixer: architecture.Mixer | None, decoder: architecture.Decoder) -> tuple[architecture.Rope, int] | None:
+    """Which rotation of how many dimensions a mixer needs."""
+    rope = decoder.rope_of(mixer)
+    match mixer:
+        case architecture.Attention(d_head=d) if rope is not None:
+            return rope, rope.d_rotated(d)
+        case architecture.LatentAttention(d_rope=d) if rope is not None:
+            return rope, rope.d_rotated(d)
+        case _:
+            return None

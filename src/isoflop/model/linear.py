@@ -12,14 +12,16 @@ ONEDNN_FROM = 64
 
 
 class Linear(nn.Module):
-    """y = x @ weight.T; weight [d_out, d_in], no bias. Weights are filled by train/init.py, not here."""
+    """y = x @ weight.T + bias; weight [d_out, d_in], bias [d_out] or none. Filled by train/init.py, not here."""
 
-    def __init__(self, d_in: int, d_out: int) -> None:
+    def __init__(self, d_in: int, d_out: int, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(d_out, d_in))
+        self.bias = nn.Parameter(torch.empty(d_out)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight.to(x.dtype))
+        y = linear(x, self.weight.to(x.dtype))
+        return y if self.bias is None else y + self.bias.to(x.dtype)
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:

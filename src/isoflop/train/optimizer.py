@@ -70,13 +70,15 @@ def set_lr_factor(optimizers: "list[torch.optim.Optimizer]", factor: float) -> N
             group["lr"] = group["peak_lr"] * factor
 
 
-def kind_of(name: str) -> str:
-    """The kind of a parameter by its name: a field of recipe.Scales."""
-    if name == "embedding":
+def kind_of(name: str, n_dimensions: int) -> str:
+    """The kind of a parameter by its name and dimensions: a field of recipe.Scales. Biases, decay rates and whatever else
+    is no matrix go with the norms: they are not decayed."""
+    if name in ("embedding", "positions"):
         return "embedding"
     if name.startswith("head."):
         return "head"
-    return "norm" if "norm" in name else "hidden"
+    is_matrix = n_dimensions >= 2 and name.endswith(("weight", "gate_up", "up", "down"))
+    return "hidden" if is_matrix and "norm" not in name else "norm"
 
 
 def _groups(model: "DecoderModel", spec: Optimizer, recipe: Recipe) -> list[dict]:  # type: ignore[type-arg]
@@ -86,7 +88,7 @@ def _groups(model: "DecoderModel", spec: Optimizer, recipe: Recipe) -> list[dict
 
     groups: dict[tuple[str, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        kind = kind_of(name)
+        kind = kind_of(name, parameter.dim())
         is_matrix = kind == "hidden" and parameter.dim() == 2 and "router" not in name
         groups.setdefault((kind, is_matrix), []).append(parameter)
     return [

@@ -1,0 +1,99 @@
+"""Multi-head latent attention. B batch, T position, S key's position, M d_model, H head, R kv_rank, P d_rope, N d_nope,
+V d_value."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from isoflop import architecture
+from isoflop.model.attention import causal_attention
+from isoflop.model.linear import Linear
+from isoflop.model.norm import RmsNorm
+from isoflop.model.place import Place
+from isoflop.model.rope import rotate
+
+
+@dataclass
+class Latents:
+    """What latent attention keeps of each token: the normalised latent and the rotated key, [B, capacity, R + P]."""
+
+    latents: Tensor
+    length: int = 0
+
+    def append(self, latent_BTL: Tensor) -> Tensor:
+        """Write the next T tokens and return all, [B, length, R + P]."""
+        end = self.length + latent_BTL.shape[1]
+        assert end <= self.latents.shape[1], f"the cache holds {self.latents.shape[1]} tokens"
+        self.latents[:, self.length : end] = latent_BTL.to(self.latents.dtype)
+        self.length = end
+        return self.latents[:, :end].to(latent_BTL.dtype)
+
+
+class LatentAttention(nn.Module):
+    """See architecture.LatentAttention.
+
+    Without a past, keys and values are expanded from the latents (few products a score); with one, queries are brought
+    into the latents' space instead and the cached latents are keys and values at once (arXiv 2405.04434, section 2.1.2)."""
+
+    def __init__(self, mixer: architecture.LatentAttention, decoder: architecture.Decoder) -> None:
+        super().__init__()
+        m = self.mixer = mixer
+        self.rope = decoder.rope_of(m)
+        self.scale = (m.d_nope + m.d_rope) ** -0.5 if m.scale is None else m.scale
+        d_model, d_query = decoder.d_model, m.n_heads * (m.d_nope + m.d_rope)
+        latent_norm = architecture.RmsNorm(eps=m.norm_eps)
+        if m.q_rank is None:
+            self.q = Linear(d_model, d_query)
+        else:
+            self.q_down = Linear(d_model, m.q_rank, m.bias)
+            self.q_norm = RmsNorm(latent_norm, m.q_rank)
+            self.q_up = Linear(m.q_rank, d_query)
+        self.kv_down = Linear(d_model, m.kv_rank + m.d_rope, m.bias)
+        self.kv_norm = RmsNorm(latent_norm, m.kv_rank)
+        self.kv_up = Linear(m.kv_rank, m.n_heads * (m.d_nope + m.d_value))
+        self.out = Linear(m.n_heads * m.d_value, d_model, m.bias)
+
+    def forward(self, x_BTM: Tensor, place: Place, state: Latents | None = None) -> Tensor:
+        q_BTHD, latent_BTR, key_BTP = self._project(x_BTM, place)
+        if state is None or state.length == 0:
+            mixed_BTHV = self._expanded(q_BTHD, latent_BTR, key_BTP)
+            if state is not None:
+                state.append(torch.cat((latent_BTR, key_BTP), dim=-1))
+        else:
+            mixed_BTHV = self._absorbed(q_BTHD, state.append(torch.cat((latent_BTR, key_BTP), dim=-1)))
+        return self.out(mixed_BTHV.flatten(2))
+
+    def new_state(self, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> Latents:
+        """An empty cache for `capacity` tokens."""
+        width = self.mixer.kv_rank + self.mixer.d_rope
+        return Latents(torch.zeros(batch, capacity, width, dtype=dtype, device=device))
+
+    def _project(self, x_BTM: Tensor, place: Place) -> tuple[Tensor, Tensor, Tensor]:
+        m = self.mixer
+        q_BTX = self.q(x_BTM) if m.q_rank is None else self.q_up(self.q_norm(self.q_down(x_BTM)))
+        q_BTHD = q_BTX.unflatten(-1, (m.n_heads, -1))
+        latent_BTR, key_BTP = self.kv_down(x_BTM).split((m.kv_rank, m.d_rope), dim=-1)
+        if self.rope is not None and place.cos_TC is not None and place.sin_TC is not None:
+            q_nope, q_rope = q_BTHD.split((m.d_nope, m.d_rope), dim=-1)
+            q_BTHD = torch.cat((q_nope, rotate(q_rope, place.cos_TC, place.sin_TC, self.rope.layout)), dim=-1)
+            key_BTP = rotate(key_BTP[:, :, None], place.cos_TC, place.sin_TC, self.rope.layout)[:, :, 0]
+        return q_BTHD, self.kv_norm(latent_BTR), key_BTP
+
+    def _expanded(self, q_BTHD: Tensor, latent_BTR: Tensor, key_BTP: Tensor) -> Tensor:
+        m = self.mixer
+        up_BTHX = self.kv_up(latent_BTR).unflatten(-1, (m.n_heads, -1))
+        key_BTHN, value_BTHV = up_BTHX.split((m.d_nope, m.d_value), dim=-1)
+        key_BTHP = key_BTP[:, :, None].expand(-1, -1, m.n_heads, -1)
+        return causal_attention(q_BTHD, torch.cat((key_BTHN, key_BTHP), dim=-1), value_BTHV, self.scale)
+
+    def _absorbed(self, q_BTHD: Tensor, past_BSL: Tensor) -> Tensor:
+        m = self.mixer
+        up_HXR = self.kv_up.weight.to(q_BTHD.dtype).unflatten(0, (m.n_heads, -1))
+        key_HNR, value_HVR = up_HXR.split((m.d_nope, m.d_value), dim=1)
+        q_nope_BTHN, q_rope_BTHP = q_BTHD.split((m.d_nope, m.d_rope), dim=-1)
+        q_BTHL = torch.cat((torch.einsum("bthn,hnr->bthr", q_nope_BTHN, key_HNR), q_rope_BTHP), dim=-1)
+        past_BS1L = past_BSL[:, :, None]
+        n_past = past_BSL.shape[1] - q_BTHD.shape[1]
+        mixed_BTHR = causal_attention(q_BTHL, past_BS1L, past_BS1L[..., : m.kv_rank], self.scale, start=n_past)
+        return torch.einsum("bthr,hvr->bthv", mixed_BTHR, value_HVR)
