@@ -1,0 +1,1 @@
+"""Kernels of our own: C++ that the machine's compiler builds on first use, and what runs where it cannot."""
