@@ -13,8 +13,9 @@ from isoflop.architecture.position import Alibi, NoPosition, Position, Rope
 
 
 class Layer(Description, frozen=True):
-    """One residual layer: its mixer, then its feed-forward, each added to the stream as `Decoder.placement` says; either
-    may be missing. `parallel`: both read the same stream and are added at once, behind one shared norm or one each."""
+    """One residual layer: its mixer, then its feed-forward, each added to the stream as `Decoder.placement` says;
+    either may be missing. `parallel`: both read the same stream and are added at once, behind one shared norm or one
+    each."""
 
     mixer: Mixer | None
     feed_forward: FeedForward | None
@@ -33,7 +34,8 @@ class Decoder(Description, frozen=True):
     `embedding_multiplier` scales the embedded input, `residual_multiplier` what each mixer and feed-forward adds to
     the residual stream, `logit_multiplier` the logits: the handles of width and depth transfer (Yang et al. 2022,
     arXiv 2203.03466; Dey et al. 2025, arXiv 2505.01618). `logit_softcap` c replaces a logit z by c tanh(z / c).
-    `embedding_norm` normalises the embedded input, `final_norm` what the output table reads; `head_bias` is added there.
+    `embedding_norm` normalises the embedded input, `final_norm` what the output table reads; `head_bias` is added
+    there.
     """
 
     vocab_size: int

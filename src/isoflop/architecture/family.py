@@ -62,7 +62,8 @@ class Dense(Description, frozen=True, tag="dense"):
     def _attention(self, n_heads: int) -> Attention:
         wanted = max(1, n_heads // self.queries_per_kv)
         n_kv_heads = max(k for k in range(1, wanted + 1) if n_heads % k == 0)
-        return Attention(n_heads=n_heads, n_kv_heads=n_kv_heads, d_head=self.d_head, qk_norm="head" if self.qk_norm else "none")
+        qk_norm = "head" if self.qk_norm else "none"
+        return Attention(n_heads=n_heads, n_kv_heads=n_kv_heads, d_head=self.d_head, qk_norm=qk_norm)
 
 
 class Experts(Dense, frozen=True, tag="experts"):

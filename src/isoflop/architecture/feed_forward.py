@@ -4,12 +4,10 @@ from typing import Literal
 
 from isoflop.architecture.base import Description, require_multiple, require_positive
 
-# Gated kinds compute down(f(gate(x)) * up(x)) (Shazeer 2020, arXiv 2002.05202), the others down(f(up(x))). `-tanh` is the
-# tanh approximation of GELU; `relu2` is ReLU squared (So et al. 2021, arXiv 2109.08668); `swiglu-clamped` is gpt-oss's:
-# gate g clamped to at most 7, up u to [-7, 7], g sigmoid(1.702 g) (u + 1).
-Activation = Literal[
-    "swiglu", "geglu", "geglu-tanh", "swiglu-clamped", "relu", "relu2", "gelu", "gelu-tanh", "silu"
-]
+# Gated kinds compute down(f(gate(x)) * up(x)) (Shazeer 2020, arXiv 2002.05202), the others down(f(up(x))). `-tanh` is
+# the tanh approximation of GELU; `relu2` is ReLU squared (So et al. 2021, arXiv 2109.08668); `swiglu-clamped` is
+# gpt-oss's: gate g clamped to at most 7, up u to [-7, 7], g sigmoid(1.702 g) (u + 1).
+Activation = Literal["swiglu", "geglu", "geglu-tanh", "swiglu-clamped", "relu", "relu2", "gelu", "gelu-tanh", "silu"]
 GATED = frozenset({"swiglu", "geglu", "geglu-tanh", "swiglu-clamped"})
 
 
@@ -44,11 +42,11 @@ class MixtureOfExperts(Description, frozen=True, tag="mixture-of-experts"):
 
     Routing. `router`: softmax or sigmoid of the logits. `renormalize` divides the chosen scores by their sum (Mixtral
     does, OLMoE does not); `routed_scale` multiplies them after. `selection_bias`: a bias an expert that counts for the
-    choice and not for the weight (Wang et al. 2024, arXiv 2408.15664; DeepSeek-V3, arXiv 2412.19437). `n_groups` > 1: only
-    experts of the best `top_groups` groups may be chosen, a group's score being the best of its experts or the sum of its
-    best two (node-limited routing). `weigh` multiplies the expert's output, or (Llama 4) its input, by the weight.
-    `capacity_factor` c: an expert takes at most ceil(c * tokens * top_k / n_experts) rows a batch, the earliest first,
-    the rest are dropped; None drops none.
+    choice and not for the weight (Wang et al. 2024, arXiv 2408.15664; DeepSeek-V3, arXiv 2412.19437). `n_groups` > 1:
+    only experts of the best `top_groups` groups may be chosen, a group's score being the best of its experts or the sum
+    of its best two (node-limited routing). `weigh` multiplies the expert's output, or (Llama 4) its input, by the
+    weight. `capacity_factor` c: an expert takes at most ceil(c * tokens * top_k / n_experts) rows a batch, the earliest
+    first, the rest are dropped; None drops none.
 
     Balance, in training only. `balance_coef`: load-balancing loss (Fedus et al. 2021, arXiv 2101.03961, eq. 4);
     `sequence_balance_coef`: the same within each sequence (arXiv 2412.19437, eq. 17); `z_coef`: router z-loss (Zoph et

@@ -56,9 +56,9 @@ class LatentAttention(Description, frozen=True, tag="latent-attention"):
     """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1).
 
     Keys and values are made from a normalised latent of `kv_rank`, which with one rotated key of `d_rope` shared by all
-    heads is all that is cached; queries from a latent of `q_rank`, or directly where it is None. Each head's query and key
-    are `d_nope` unrotated and `d_rope` rotated dimensions, its value `d_value`. `scale`: None means
-    1 / sqrt(d_nope + d_rope). `norm_eps`: of the two latents' norms.
+    heads is all that is cached; queries from a latent of `q_rank`, or directly where it is None. Each head's query and
+    key are `d_nope` unrotated and `d_rope` rotated dimensions, its value `d_value`. `scale`: None means 1 / sqrt(d_nope
+    + d_rope). `norm_eps`: of the two latents' norms.
     """
 
     n_heads: int

@@ -37,8 +37,9 @@ class Dynamic(Description, frozen=True, tag="dynamic"):
 
 class Yarn(Description, frozen=True, tag="yarn"):
     """YaRN (Peng et al. 2023, arXiv 2309.00071): pairs that turn more than `beta_fast` times within the original
-    context keep their frequency, those under `beta_slow` are divided by `factor`, those between interpolated (`truncate`
-    rounds the two borders to whole pairs). Rotated queries and keys are multiplied by `attention_factor`."""
+    context keep their frequency, those under `beta_slow` are divided by `factor`, those between interpolated
+    (`truncate` rounds the two borders to whole pairs). Rotated queries and keys are multiplied by
+    `attention_factor`."""
 
     factor: float
     original_max_context: int
@@ -128,8 +129,8 @@ class Rope(Description, frozen=True, tag="rope"):
 
 class Alibi(Description, frozen=True, tag="alibi"):
     """A penalty on each score, proportional to the distance, with a slope a head (Press et al. 2021, arXiv 2108.12409);
-    with p the lowest power of two not below n_heads, slopes are 2^(-max_bias i / p) for i = 1..p; where n_heads < p they
-    are those of p/2 heads, then every second of p."""
+    with p the lowest power of two not below n_heads, slopes are 2^(-max_bias i / p) for i = 1..p; where n_heads < p
+    they are those of p/2 heads, then every second of p."""
 
     max_bias: float = 8.0
 

@@ -4,9 +4,9 @@ from isoflop.architecture.base import Description, require_multiple, require_pos
 
 
 class Mamba1(Description, frozen=True, tag="mamba-1"):
-    """Selective state space (Gu and Dao 2023, arXiv 2312.00752): input projection to 2 d_inner (values and gate), causal
-    depthwise convolution of width d_conv, SiLU, then h = exp(dt A) h + dt B x, y = C h + D x with dt (of rank dt_rank),
-    B and C from the input, gated by SiLU, projected out. `inner_norms`: RMS norms on dt, B and C (Jamba)."""
+    """Selective state space (Gu and Dao 2023, arXiv 2312.00752): input projection to 2 d_inner (values and gate),
+    causal depthwise convolution of width d_conv, SiLU, then h = exp(dt A) h + dt B x, y = C h + D x with dt (of rank
+    dt_rank), B and C from the input, gated by SiLU, projected out. `inner_norms`: RMS norms on dt, B and C (Jamba)."""
 
     d_inner: int
     d_state: int
@@ -72,8 +72,8 @@ class Mamba2(Description, frozen=True, tag="mamba-2"):
 
 class S4D(Description, frozen=True, tag="s4d"):
     """Diagonal state space, constant in time (Gu et al. 2022, arXiv 2206.11893): each of d_inner channels is a
-    convolution with 2 Re sum_n C_n exp(dt A_n t) B_n over d_state / 2 conjugate pairs, plus D x; input projection before,
-    GELU and a gated output projection (GLU) after."""
+    convolution with 2 Re sum_n C_n exp(dt A_n t) B_n over d_state / 2 conjugate pairs, plus D x; input projection
+    before, GELU and a gated output projection (GLU) after."""
 
     d_inner: int
     d_state: int = 64
@@ -96,8 +96,6 @@ class Hyena(Description, frozen=True, tag="hyena"):
     d_position: int = 5
 
     def __post_init__(self) -> None:
-        require_positive(
-            order=self.order, d_conv=self.d_conv, d_filter=self.d_filter, filter_layers=self.filter_layers
-        )
+        require_positive(order=self.order, d_conv=self.d_conv, d_filter=self.d_filter, filter_layers=self.filter_layers)
         if self.d_position < 3 or self.d_position % 2 == 0:
             raise ValueError(f"d_position = {self.d_position} must be odd and at least 3: time, then sines and cosines")

@@ -116,8 +116,8 @@ class Attention(nn.Module):
 
     def _with_past(self, state: KeyValues, k_BTKD: Tensor, v_BTKD: Tensor) -> tuple[Tensor, Tensor, int, int | None]:
         """Keys and values of all that the new tokens may see, how many of them are past, and the window that is left to
-        apply. Once a window has wrapped, its cache holds just what a single new token sees, in an order that is no matter
-        unless distances count."""
+        apply. Once a window has wrapped, its cache holds just what a single new token sees, in an order that is no
+        matter unless distances count."""
         m, n_new, n_past = self.mixer, k_BTKD.shape[1], state.length
         if n_past + n_new <= state.keys.shape[1]:
             state.append(k_BTKD, v_BTKD)
@@ -145,8 +145,8 @@ def causal_attention(
     slopes_H: Tensor | None = None,
     sinks_H: Tensor | None = None,
 ) -> Tensor:
-    """softmax(scale * q k^T, masked to what each token may see) v, [B, T, H, E]; each K serves H / K query heads. Query t
-    has position start + t, key s position s. The one seam where an attention kernel can be exchanged."""
+    """softmax(scale * q k^T, masked to what each token may see) v, [B, T, H, E]; each K serves H / K query heads. Query
+    t has position start + t, key s position s. The one seam where an attention kernel can be exchanged."""
     n_heads, n_new, n_seen = q_BTHD.shape[2], q_BTHD.shape[1], k_BSKD.shape[1]
     group = n_heads // k_BSKD.shape[2]
     k_BHSD, v_BHSE = (x.repeat_interleave(group, dim=2).transpose(1, 2) for x in (k_BSKD, v_BSKE))

@@ -34,7 +34,8 @@ class LatentAttention(nn.Module):
     """See architecture.LatentAttention.
 
     Without a past, keys and values are expanded from the latents (few products a score); with one, queries are brought
-    into the latents' space instead and the cached latents are keys and values at once (arXiv 2405.04434, section 2.1.2)."""
+    into the latents' space instead and the cached latents are keys and values at once (arXiv 2405.04434, section
+    2.1.2)."""
 
     def __init__(self, mixer: architecture.LatentAttention, decoder: architecture.Decoder) -> None:
         super().__init__()

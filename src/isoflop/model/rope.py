@@ -68,8 +68,8 @@ def frequencies(rope: architecture.Rope, d_rotated: int, n_positions: int) -> Te
 def rotate(x_BTHD: Tensor, cos_TC: Tensor, sin_TC: Tensor, layout: str = "half") -> Tensor:
     """Turn the first 2 C dimensions of every head by their position's angles; the others pass.
 
-    The members of a pair are a dimension of their own, swapped by a flip: one fused pass where a concatenation of halves
-    would be several."""
+    The members of a pair are a dimension of their own, swapped by a flip: one fused pass where a concatenation of
+    halves would be several."""
     d_rotated = 2 * cos_TC.shape[-1]
     if d_rotated < x_BTHD.shape[-1]:
         turned = rotate(x_BTHD[..., :d_rotated], cos_TC, sin_TC, layout)

@@ -9,8 +9,8 @@ from isoflop.train.recipe import Recipe
 
 def initialize(model: DecoderModel, seed: int, recipe: Recipe) -> None:
     """Fill every parameter in place: matrices normal(0, 1 / fan_in), those that write to the residual stream smaller by
-    sqrt(2 n_layers) if the recipe says so (Radford et al. 2019), tables by the recipe, norms one, biases zero, and what a
-    mixer sets itself as it says (`first_values`). Drawn on the CPU: the same on any device."""
+    sqrt(2 n_layers) if the recipe says so (Radford et al. 2019), tables by the recipe, norms one, biases zero, and what
+    a mixer sets itself as it says (`first_values`). Drawn on the CPU: the same on any device."""
     generator = torch.Generator().manual_seed(seed)
     own = _own_values(model, generator)
     for name, parameter in model.named_parameters():

@@ -71,8 +71,8 @@ def set_lr_factor(optimizers: "list[torch.optim.Optimizer]", factor: float) -> N
 
 
 def kind_of(name: str, n_dimensions: int) -> str:
-    """The kind of a parameter by its name and dimensions: a field of recipe.Scales. Biases, decay rates and whatever else
-    is no matrix go with the norms: they are not decayed."""
+    """The kind of a parameter by its name and dimensions: a field of recipe.Scales. Biases, decay rates and whatever
+    else is no matrix go with the norms: they are not decayed."""
     if name in ("embedding", "positions"):
         return "embedding"
     if name.startswith("head."):
