@@ -1,24 +1,30 @@
-"""FLOPs of a decoder, by convention. A multiply and an add are two; matrix products are counted, elementwise work
-(norms, activations, softmax, rotations: under a percent at any usual width) is not.
+"""FLOPs of a decoder, by convention and by part. A multiply and an add are two; matrix products, convolutions and the
+products of recurrences are counted, elementwise work (norms, activations, softmax, rotations: under a percent at any
+usual width) is not.
 
-    6nd       6 * matmul parameters to train a token, 2 to run one: no attention at all (Kaplan et al. 2020)
-    palm      adds attention as if every token saw the whole context (Chowdhery et al. 2022, appendix B)
+    6nd       6 * matmul parameters to train a token, 2 to run one: no mixing at all (Kaplan et al. 2020)
+    palm      adds attention as if every token saw the whole context (Chowdhery et al. 2022, appendix B), whatever the
+              mask, the window or the packing
     exact     adds attention over the keys each token may see: what the mathematics needs
     hardware  exact, and what is computed again where activations are recomputed
+
+Recurrences mix in time that grows with the tokens alone; all conventions but `6nd` count them alike. A sequence may be
+packed with several documents that do not see each other: `packed` holds their lengths.
 """
 
-from typing import Literal
+from collections import Counter
+from typing import NamedTuple, get_args
 
 import msgspec
 
-from isoflop.architecture import Decoder
-from isoflop.cost.parameters import parameters
+from isoflop.architecture import Decoder, FeedForward, Mixer, MixtureOfExperts
+from isoflop.cost.mixer import mixer_mixing, mixer_parameters
+from isoflop.cost.part import Convention, Mixing
 
-Convention = Literal["6nd", "palm", "exact", "hardware"]
-CONVENTIONS: tuple[Convention, ...] = ("6nd", "palm", "exact", "hardware")
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 
 # Backward computes a gradient for each of the two factors of every product of the forward.
-TRAIN_OVER_FORWARD = 3
+BACKWARD_OVER_FORWARD = 2
 
 
 class Flops(msgspec.Struct, frozen=True):
@@ -29,40 +35,114 @@ class Flops(msgspec.Struct, frozen=True):
     decode_per_token: float
 
 
-def flops(decoder: Decoder, context: int, convention: Convention, recompute: bool = False) -> Flops:
-    """FLOPs per token at a context length. `recompute` (hardware only): every layer's forward runs twice."""
+class PartFlops(msgspec.Struct, frozen=True):
+    """FLOPs a token of one part of the decoder, as in `Flops`; train is forward and backward together."""
+
+    forward_per_token: float
+    backward_per_token: float
+    decode_per_token: float
+
+
+class _Products(NamedTuple):
+    """Forward FLOPs of a part: of a whole sequence, and of the token that follows it."""
+
+    sequence: float
+    decode: float
+
+
+def flops(
+    decoder: Decoder,
+    context: int,
+    convention: Convention,
+    recompute: bool = False,
+    packed: tuple[int, ...] | None = None,
+) -> Flops:
+    """FLOPs per token at a context length. `recompute` (hardware only): every layer's forward runs twice. With `packed`,
+    decode is of the token that follows the last document."""
+    _check(context, convention, recompute, packed)
+    parts = _products(decoder, context, convention, packed)
+    forward, decode = (sum(part[i] for part in parts.values()) for i in range(2))
+    train = _train(parts, recompute)
+    return Flops(train / context, forward / context, decode)
+
+
+def flops_by_part(
+    decoder: Decoder,
+    context: int,
+    convention: Convention,
+    recompute: bool = False,
+    packed: tuple[int, ...] | None = None,
+) -> dict[str, PartFlops]:
+    """The same FLOPs, by part: `mixer_matrices`, `mixing`, `feed_forward` (shared and chosen experts), `router`, `head`
+    (the output table). Recomputation is part of the backward."""
+    _check(context, convention, recompute, packed)
+    parts = _products(decoder, context, convention, packed)
+    return {
+        name: PartFlops(
+            forward_per_token=part.sequence / context,
+            backward_per_token=(BACKWARD_OVER_FORWARD + (recompute and name != "head")) * part.sequence / context,
+            decode_per_token=part.decode,
+        )
+        for name, part in parts.items()
+    }
+
+
+def train_flops(decoder: Decoder, context: int, tokens: int, convention: Convention = "exact") -> float:
+    """FLOPs to train on `tokens` tokens in sequences of `context`."""
+    _check(context, convention, False, None)
+    return _train(_products(decoder, context, convention, None), False) * tokens / context
+
+
+def _train(parts: dict[str, _Products], recompute: bool) -> float:
+    """Forward and backward FLOPs of a sequence."""
+    forward = sum(part.sequence for part in parts.values())
+    again = forward - parts["head"].sequence if recompute else 0
+    return (1 + BACKWARD_OVER_FORWARD) * forward + again
+
+
+def _products(
+    decoder: Decoder, context: int, convention: Convention, packed: tuple[int, ...] | None
+) -> dict[str, _Products]:
+    from isoflop.cost.feed_forward import feed_forward_parameters
+
+    mixers = Counter(layer.mixer for layer in decoder.layers if layer.mixer is not None)
+    feed_forwards = Counter(layer.feed_forward for layer in decoder.layers if layer.feed_forward is not None)
+    d_model = decoder.d_model
+    matrices = sum(n * mixer_parameters(mixer, decoder).matmul for mixer, n in mixers.items())
+    router = sum(n * router_matmul(part, d_model) for part, n in feed_forwards.items())
+    linear = sum(n * feed_forward_parameters(part, d_model).matmul for part, n in feed_forwards.items())
+    documents = packed if packed is not None and convention != "palm" else (context,)
+    mixing = [(_mixing(mixer, d_model, documents, convention), n) for mixer, n in mixers.items()]
+    return {
+        "mixer_matrices": _of_matrices(matrices, context),
+        "mixing": _Products(sum(n * m.sequence for m, n in mixing), sum(n * m.decode for m, n in mixing)),
+        "feed_forward": _of_matrices(linear - router, context),
+        "router": _of_matrices(router, context),
+        "head": _of_matrices(decoder.vocab_size * d_model, context),
+    }
+
+
+def _of_matrices(matmul: int, context: int) -> _Products:
+    return _Products(2 * matmul * context, 2 * matmul)
+
+
+def router_matmul(feed_forward: FeedForward, d_model: int) -> int:
+    """Parameters of the matrix that scores the experts."""
+    return feed_forward.n_experts * d_model if isinstance(feed_forward, MixtureOfExperts) else 0
+
+
+def _mixing(mixer: Mixer, d_model: int, documents: tuple[int, ...], convention: Convention) -> Mixing:
+    """Over documents that do not see each other; the decoded token follows the last."""
+    each = {length: mixer_mixing(mixer, d_model, length, convention) for length in set(documents)}
+    return Mixing(sum(each[length].sequence for length in documents), each[documents[-1]].decode)
+
+
+def _check(context: int, convention: Convention, recompute: bool, packed: tuple[int, ...] | None) -> None:
     if context < 1:
         raise ValueError(f"context = {context} must be at least 1")
     if recompute and convention != "hardware":
         raise ValueError(f"recompute changes only the hardware convention, not {convention}")
-    linear = 2 * parameters(decoder).matmul
-    seen, last = _keys_seen(context, convention)
-    forward = linear + attention_flops(decoder, seen)
-    head = 2 * decoder.vocab_size * decoder.d_model
-    again = forward - head if recompute else 0
-    return Flops(
-        train_per_token=TRAIN_OVER_FORWARD * forward + again,
-        prefill_per_token=forward,
-        decode_per_token=linear + attention_flops(decoder, last),
-    )
-
-
-def attention_flops(decoder: Decoder, keys_seen: float) -> float:
-    """Forward FLOPs a token of all scores and weighted sums when it sees this many keys (itself among them)."""
-    return sum(4 * layer.mixer.n_heads * layer.mixer.d_head * keys_seen for layer in decoder.layers)
-
-
-def train_flops(decoder: Decoder, context: int, tokens: int, convention: Convention = "exact") -> float:
-    """FLOPs to train on `tokens` tokens in sequences of `context`; an integer as long as it is one exactly."""
-    return flops(decoder, context, convention).train_per_token * tokens
-
-
-def _keys_seen(context: int, convention: Convention) -> tuple[float, float]:
-    """Mean keys a token of the sequence sees, and keys seen by the token decoded after `context` others."""
-    match convention:
-        case "6nd":
-            return 0, 0
-        case "palm":
-            return context, context + 1
-        case "exact" | "hardware":
-            return (context + 1) / 2, context + 1
+    if packed is not None and (min(packed, default=0) < 1 or sum(packed) != context):
+        raise ValueError(
+            f"packed = {packed} must be lengths of at least 1 that add up to context = {context}, not {sum(packed)}"
+        )

@@ -1,6 +1,8 @@
 """What one part of a layer contributes."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+Convention = Literal["6nd", "palm", "exact", "hardware"]
 
 
 class Part(NamedTuple):
