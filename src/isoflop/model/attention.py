@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoflop import architecture
+from isoflop.model.kernels.attention import attention
 from isoflop.model.linear import Linear
 from isoflop.model.norm import build_norm
 from isoflop.model.place import Place, alibi_slopes
@@ -147,25 +148,15 @@ def causal_attention(
 ) -> Tensor:
     """softmax(scale * q k^T, masked to what each token may see) v, [B, T, H, E]; each K serves H / K query heads. Query
     t has position start + t, key s position s. The one seam where an attention kernel can be exchanged."""
-    n_heads, n_new, n_seen = q_BTHD.shape[2], q_BTHD.shape[1], k_BSKD.shape[1]
-    group = n_heads // k_BSKD.shape[2]
-    k_BHSD, v_BHSE = (x.repeat_interleave(group, dim=2).transpose(1, 2) for x in (k_BSKD, v_BSKE))
-    scores = q_BTHD.transpose(1, 2) @ k_BHSD.mT * scale
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    pos_T1 = torch.arange(start, start + n_new, device=scores.device)[:, None]
-    pos_S = torch.arange(n_seen, device=scores.device)
-    if slopes_H is not None:
-        scores = scores - slopes_H[:, None, None] * (pos_T1 - pos_S)
-    visible = pos_S <= pos_T1
-    if window is not None:
-        visible &= pos_T1 - pos_S < window
-    if chunk is not None:
-        visible &= pos_T1 // chunk == pos_S // chunk
-    scores = scores.masked_fill(~visible, -torch.inf)
-    if sinks_H is not None:
-        sinks = sinks_H[:, None, None].expand(len(scores), -1, n_new, 1)
-        p = torch.cat((scores, sinks.to(scores.dtype)), dim=-1).softmax(-1)[..., :-1]
-    else:
-        p = scores.softmax(-1)
-    return (p @ v_BHSE).transpose(1, 2)
+    return attention(
+        q_BTHD,
+        k_BSKD,
+        v_BSKE,
+        scale=scale,
+        start=start,
+        window=window,
+        chunk=chunk,
+        softcap=softcap,
+        slopes_H=slopes_H,
+        sinks_H=sinks_H,
+    )
