@@ -2,14 +2,16 @@
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from isoflop.architecture.base import Description
 from isoflop.architecture.decoder import Decoder, Layer
 from isoflop.architecture.files import from_dict, read_toml
 from isoflop.architecture.hugging_face import load_hugging_face
+from isoflop.architecture.pattern import MOST_LAYERS, expand
 
-MAX_REPEAT = 10_000
 _PUBLISHED = Path(__file__).parent / "published"
 
 
@@ -34,8 +36,17 @@ def published_names() -> list[str]:
 
 
 def load_decoder(path: Path) -> Decoder:
-    """A decoder from a TOML file, in which an entry of `layers` may say `repeat = N`. Raises ValueError."""
-    data = read_toml(path)
+    """A decoder from a TOML file, whose layers are written in one of two ways. Raises ValueError.
+
+    - A list `layers`, each entry a `Layer`, in order; an entry may say `repeat = N`.
+    - Tables `[blocks.NAME]`, each a `Layer`, and their order in `pattern`, such as "(local*5 global)*4"; see
+      pattern.py.
+
+    A layer without a mixer or without a feed-forward says so: `feed_forward = "none"`.
+    """
+    data = _without_nones(read_toml(path))
+    if "pattern" in data or "blocks" in data:
+        return _from_pattern(data, path)
     entries = data.get("layers")
     repeats = [_take_repeat(path, i, entry) for i, entry in enumerate(entries)] if isinstance(entries, list) else []
     decoder = from_dict(data, Decoder, str(path))  # before repeating: errors then count the file's own entries
@@ -45,10 +56,44 @@ def load_decoder(path: Path) -> Decoder:
     return msgspec.structs.replace(decoder, layers=tuple(layers))
 
 
+def _without_nones(data: dict[str, Any]) -> dict[str, Any]:
+    """TOML has no null: "none" in place of a mixer or a feed-forward means that there is none."""
+    layers, blocks = data.get("layers"), data.get("blocks")
+    entries = (layers if isinstance(layers, list) else []) + (list(blocks.values()) if isinstance(blocks, dict) else [])
+    for entry in entries:
+        if isinstance(entry, dict):
+            entry.update({key: None for key in ("mixer", "feed_forward") if entry.get(key) == "none"})
+    return data
+
+
+class _Blocks(Description, frozen=True):
+    """The part of a file that a decoder does not know: named layers, and their order."""
+
+    blocks: dict[str, Layer]
+    pattern: str
+
+
+def _from_pattern(data: dict[str, Any], path: Path) -> Decoder:
+    if "layers" in data:
+        raise ValueError(f"{path}: layers are written either as 'layers' or as 'blocks' with a 'pattern', not as both")
+    written = {key: data.pop(key) for key in ("blocks", "pattern") if key in data}
+    named = from_dict(written, _Blocks, str(path))
+    try:
+        order = expand(named.pattern, named.blocks)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    unused = [name for name in named.blocks if name not in order]
+    if unused:
+        raise ValueError(f"{path}: [blocks.{unused[0]}] does not occur in pattern = '{named.pattern}'")
+    once = {"layers": [written["blocks"][name] for name in named.blocks]}  # checks each block with the decoder once
+    decoder = from_dict(data | once, Decoder, str(path))
+    return msgspec.structs.replace(decoder, layers=tuple(named.blocks[name] for name in order))
+
+
 def _take_repeat(path: Path, index: int, entry: object) -> int:
     repeat = entry.pop("repeat", 1) if isinstance(entry, dict) else 1
-    if type(repeat) is not int or not 1 <= repeat <= MAX_REPEAT:
+    if type(repeat) is not int or not 1 <= repeat <= MOST_LAYERS:
         raise ValueError(
-            f"{path}: [layers.{index}] repeat = {repeat!r} must be a whole number between 1 and {MAX_REPEAT}"
+            f"{path}: [layers.{index}] repeat = {repeat!r} must be a whole number between 1 and {MOST_LAYERS}"
         )
     return repeat
