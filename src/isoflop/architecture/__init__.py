@@ -1,7 +1,7 @@
 """The language: frozen descriptions of a decoder. Imports nothing else of ours, and no torch."""
 
 from isoflop.architecture.decoder import Decoder, Layer
-from isoflop.architecture.family import Dense, Experts, Family
+from isoflop.architecture.family import Dense, Experts, Family, Hybrid, StateSpace
 from isoflop.architecture.feed_forward import (
     GATED,
     Activation,
@@ -43,6 +43,7 @@ __all__ = [
     "Experts",
     "Family",
     "FeedForward",
+    "Hybrid",
     "Hyena",
     "LatentAttention",
     "Layer",
@@ -66,6 +67,7 @@ __all__ = [
     "Scaling",
     "SharedExperts",
     "Sinusoidal",
+    "StateSpace",
     "TemperatureTuning",
     "Yarn",
     "n_matrices",

@@ -3,8 +3,9 @@
 from isoflop.architecture.base import Description, require_multiple, require_positive
 from isoflop.architecture.decoder import Decoder, Layer
 from isoflop.architecture.feed_forward import FeedForward, MixtureOfExperts, Mlp
-from isoflop.architecture.mixer import Attention
+from isoflop.architecture.mixer import Attention, Mixer
 from isoflop.architecture.position import Rope
+from isoflop.architecture.recurrent import Mamba2
 
 MOST_LAYERS = 10_000
 
@@ -49,15 +50,18 @@ class Dense(Description, frozen=True, tag="dense"):
         n_layers = max(self.min_layers, round(d_model / self.aspect))
         if n_layers > MOST_LAYERS:
             raise ValueError(f"d_model = {d_model} would have {n_layers} layers; at most {MOST_LAYERS} make sense")
-        layer = Layer(mixer=self._attention(d_model // self.d_head), feed_forward=self.feed_forward(d_model))
         return Decoder(
             vocab_size=vocab_size,
             d_model=d_model,
-            layers=(layer,) * n_layers,
+            layers=self.layers(d_model, n_layers),
             max_context=context,
             position=Rope(theta=self.theta),
             tie_embeddings=self.tie_embeddings,
         )
+
+    def layers(self, d_model: int, n_layers: int) -> tuple[Layer, ...]:
+        layer = Layer(mixer=self._attention(d_model // self.d_head), feed_forward=self.feed_forward(d_model))
+        return (layer,) * n_layers
 
     def _attention(self, n_heads: int) -> Attention:
         wanted = max(1, n_heads // self.queries_per_kv)
@@ -93,7 +97,41 @@ class Experts(Dense, frozen=True, tag="experts"):
         )
 
 
-Family = Dense | Experts
+class Hybrid(Dense, frozen=True, tag="hybrid"):
+    """As `Dense`, but of each `attention_every` layers only the last has attention; the others have Mamba-2 of inner
+    width expand * d_model, with heads of d_head (Jamba, arXiv 2403.19887; Nemotron-H, arXiv 2504.03624)."""
+
+    attention_every: int = 4
+    d_state: int = 32
+    expand: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(attention_every=self.attention_every, d_state=self.d_state, expand=self.expand)
+
+    def layers(self, d_model: int, n_layers: int) -> tuple[Layer, ...]:
+        feed_forward = self.feed_forward(d_model)
+        return tuple(
+            Layer(mixer=self._mixer(d_model, last=i % self.attention_every == 0), feed_forward=feed_forward)
+            for i in range(1, n_layers + 1)
+        )
+
+    def _mixer(self, d_model: int, last: bool) -> Mixer:
+        n_heads = d_model // self.d_head
+        if last:
+            return self._attention(n_heads)
+        return Mamba2(n_heads=self.expand * n_heads, d_head=self.d_head, d_state=self.d_state)
+
+
+class StateSpace(Hybrid, frozen=True, tag="mamba-2"):
+    """Mamba-2 alone: no attention and no feed-forward, and twice as many layers as `Dense` would have, as that family
+    does (Gu and Dao 2023, arXiv 2312.00752, section 3.4)."""
+
+    def layers(self, d_model: int, n_layers: int) -> tuple[Layer, ...]:
+        return (Layer(mixer=self._mixer(d_model, last=False), feed_forward=None),) * (2 * n_layers)
+
+
+Family = Dense | Experts | Hybrid | StateSpace
 
 
 def _round_to(value: float, multiple: int) -> int:
