@@ -53,8 +53,10 @@ class DecoderModel(nn.Module):
         if not decoder.tie_embeddings:
             self.head = Linear(decoder.d_model, decoder.vocab_size)
         self.head_bias = nn.Parameter(torch.empty(decoder.vocab_size)) if decoder.head_bias else None
-        self._turns = [_turns_of(layer.mixer, decoder) for layer in decoder.layers]
-        self.ropes = nn.ModuleList(RopeTables(*turns, decoder.max_context) for turns in self._distinct_turns())
+        turns = [_turns_of(layer.mixer, decoder) for layer in decoder.layers]
+        distinct = list(dict.fromkeys(turn for turn in turns if turn is not None))
+        self.ropes = nn.ModuleList(RopeTables(*turn, decoder.max_context) for turn in distinct)
+        self._rope_of_layer = [None if turn is None else distinct.index(turn) for turn in turns]
 
     def forward(self, tokens_BT: Tensor, state: DecodeState | None = None) -> Tensor:
         """Logits; with a state, of tokens that continue it. Raises ValueError beyond the learned positions."""
@@ -80,10 +82,10 @@ class DecoderModel(nn.Module):
     def _logits(self, tokens_BT: Tensor, state: DecodeState | None = None) -> tuple[Tensor, tuple[RouterStats, ...]]:
         d, start = self.decoder, 0 if state is None else state.length
         x_BTM = self._embed(tokens_BT, start)
-        places = {turns: self._place(rope, start, tokens_BT.shape[1]) for turns, rope in self._ropes()}
+        places = [Place(start, *rope(start, tokens_BT.shape[1])) for rope in self.ropes]
         router = []
-        for i, (layer, turns) in enumerate(zip(self.layers, self._turns, strict=True)):
-            place = Place(start) if turns is None else places[turns]
+        for i, (layer, rope) in enumerate(zip(self.layers, self._rope_of_layer, strict=True)):
+            place = Place(start) if rope is None else places[rope]
             x_BTM, stats = layer(x_BTM, place, None if state is None else state.layers[i])
             router += [stats] if stats is not None else []
         if state is not None:
@@ -109,15 +111,6 @@ class DecoderModel(nn.Module):
         logits_BTV = logits_BTV * self.decoder.logit_multiplier
         cap = self.decoder.logit_softcap
         return logits_BTV if cap is None else cap * torch.tanh(logits_BTV / cap)
-
-    def _distinct_turns(self) -> "list[tuple[architecture.Rope, int]]":
-        return list(dict.fromkeys(turns for turns in self._turns if turns is not None))
-
-    def _ropes(self) -> "zip[tuple[tuple[architecture.Rope, int], nn.Module]]":
-        return zip(self._distinct_turns(), self.ropes, strict=True)
-
-    def _place(self, rope: nn.Module, start: int, n_positions: int) -> Place:
-        return Place(start, *rope(start, n_positions))
 
     def _router_loss(self, router: tuple[RouterStats, ...]) -> Tensor | float:
         sparse = [module for module in self.modules() if isinstance(module, MixtureOfExperts)]
