@@ -78,6 +78,36 @@ def mixture_by_tokens(x_NM: Tensor, router_EM: Tensor, gate_up_EMF: Tensor, down
     return torch.stack(out)
 
 
+def mamba1_recurrence(
+    x_BTI: Tensor, dt_BTI: Tensor, a_IN: Tensor, b_BTN: Tensor, c_BTN: Tensor, state_BIN: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One token after the other: an outer product writes each channel's states, an inner one reads them."""
+    outputs = []
+    for t in range(x_BTI.shape[1]):
+        dt_BI11, b_B11N = dt_BTI[:, t, :, None, None], b_BTN[:, t, None, None]
+        written_BI1N = (dt_BI11 * x_BTI[:, t, :, None, None]) @ b_B11N.expand(-1, x_BTI.shape[2], -1, -1)
+        state_BIN = torch.exp(dt_BTI[:, t, :, None] * a_IN) * state_BIN + written_BI1N[:, :, 0]
+        outputs.append((state_BIN @ c_BTN[:, t, :, None])[..., 0])
+    return torch.stack(outputs, 1), state_BIN
+
+
+def mamba2_recurrence(
+    x_BTHP: Tensor, dt_BTH: Tensor, a_H: Tensor, b_BTGN: Tensor, c_BTGN: Tensor, state_BGNRP: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One token after the other: an outer product writes each head's state, its product with c reads it."""
+    heads = x_BTHP.shape[2] // b_BTGN.shape[2]
+    b_BTHN, c_BTHN = b_BTGN.repeat_interleave(heads, 2), c_BTGN.repeat_interleave(heads, 2)
+    state_BHPN = state_BGNRP.permute(0, 1, 3, 4, 2).flatten(1, 2)
+    outputs = []
+    for t in range(x_BTHP.shape[1]):
+        dt_BH11 = dt_BTH[:, t, :, None, None]
+        written_BHPN = (dt_BH11 * x_BTHP[:, t, :, :, None]) @ b_BTHN[:, t, :, None]
+        state_BHPN = torch.exp(dt_BH11 * a_H[:, None, None]) * state_BHPN + written_BHPN
+        outputs.append((state_BHPN @ c_BTHN[:, t, :, :, None])[..., 0])
+    last_BGNRP = state_BHPN.unflatten(1, (-1, heads)).permute(0, 1, 4, 2, 3)
+    return torch.stack(outputs, 1), last_BGNRP
+
+
 def _by_head(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     group = q_BTHD.shape[2] // k_BTKD.shape[2]
     k_BTHD, v_BTHD = (x.repeat_interleave(group, dim=2) for x in (k_BTKD, v_BTKD))
