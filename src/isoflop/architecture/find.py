@@ -11,23 +11,43 @@ from isoflop.architecture.decoder import Decoder, Layer
 from isoflop.architecture.files import from_dict, read_toml
 from isoflop.architecture.hugging_face import load_hugging_face
 from isoflop.architecture.pattern import MOST_LAYERS, expand
+from isoflop.architecture.zoo import canonical, entries, refusal
 
 _PUBLISHED = Path(__file__).parent / "published"
 
 
 def find_decoder(arch: str) -> Decoder:
-    """The decoder that `arch` names; letter case of a published name does not matter. Raises ValueError in one line."""
-    names = published_names()
-    if arch.lower() in names:
-        return load_decoder(_PUBLISHED / f"{arch.lower()}.toml")
+    """The decoder that `arch` names; of a published name letter case does not matter. Raises ValueError in one line."""
+    published = published_decoder(arch)
+    if published is not None:
+        return published
     path = Path(arch)
     if path.is_dir() or (path.suffix == ".json" and path.exists()):
         return load_hugging_face(path)
     if path.exists() or path.suffix == ".toml":
         return load_decoder(path)
-    near = difflib.get_close_matches(arch.lower(), names, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    raise ValueError(f"'{arch}' is neither a file nor a published model; {hint}(published: {', '.join(names)})")
+    raise ValueError(f"'{arch}' is neither a file nor a published model{did_you_mean(arch)}")
+
+
+def published_decoder(name: str) -> Decoder | None:
+    """A published model by name or alias; None where the zoo does not know it. Raises ValueError for one that it knows
+    and cannot express."""
+    file = _PUBLISHED / f"{name.lower()}.toml"
+    if file.name in {known.name for known in _PUBLISHED.glob("*.toml")}:
+        return load_decoder(file)
+    own_name = canonical(name)
+    if own_name is None:
+        return None
+    refused = refusal(own_name, entries()[own_name])
+    if refused is not None:
+        raise refused
+    return load_decoder(_PUBLISHED / f"{own_name}.toml")
+
+
+def did_you_mean(name: str) -> str:
+    """The end of an error about a name that is not in the zoo."""
+    near = difflib.get_close_matches(name.lower(), entries(), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'? (isoflop zoo lists them all)" if near else " (isoflop zoo lists them)"
 
 
 def published_names() -> list[str]:

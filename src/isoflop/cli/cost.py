@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from isoflop.architecture import Decoder
-from isoflop.cost import CONVENTIONS, Cache, Flops, Parameters, cache, flops, parameters
+from isoflop.cli.tables import BYTES as BYTE_UNITS
+from isoflop.cli.tables import COUNTS, new_table, scaled
+from isoflop.cli.tables import FLOPS as FLOP_UNITS
+from isoflop.cost import CONVENTIONS, Cache, Flops, Parameters, PartFlops, cache, flops, flops_by_part, parameters
 from isoflop.cost.cache import BYTES
 
 if TYPE_CHECKING:
@@ -33,9 +36,16 @@ FLOPS = {
     "exact": "every token sees its past",
     "hardware": "exact + recompute (none here)",
 }
+PARTS = {
+    "mixer_matrices": "projections of the mixers",
+    "mixing": "scores and sums, or recurrences",
+    "feed_forward": "dense, shared, chosen experts",
+    "router": "scores of the experts",
+    "head": "output table",
+}
 CACHE = {
-    "bytes_per_token": "keys and values",
-    "state_bytes_per_sequence": "what does not grow",
+    "bytes_per_token": "keys and values, or latents",
+    "state_bytes_per_sequence": "states that do not grow",
     "bytes_at_context": "one whole sequence",
 }
 
@@ -49,6 +59,7 @@ class Cost(msgspec.Struct, frozen=True):
     cache_dtype: str
     params: Parameters
     flops: dict[str, Flops]
+    flops_by_part: dict[str, dict[str, PartFlops]]
     cache: Cache
 
 
@@ -85,6 +96,7 @@ def cost_of(name: str, decoder: Decoder, context: int, cache_dtype: str) -> Cost
         cache_dtype=cache_dtype,
         params=parameters(decoder),
         flops={convention: flops(decoder, context, convention) for convention in CONVENTIONS},
+        flops_by_part={convention: flops_by_part(decoder, context, convention) for convention in CONVENTIONS},
         cache=cache(decoder, context, cache_dtype),
     )
 
@@ -96,56 +108,40 @@ def _print(cost: Cost, decoder: Decoder) -> None:
     shape = f"{decoder.n_layers} layers, d_model {decoder.d_model}, vocabulary {decoder.vocab_size}"
     console.print(f"{cost.architecture}: {shape}, context {cost.context} of {decoder.max_context}", soft_wrap=True)
     console.print("Exact counts. FLOPs are the mean a token of one sequence; decode: of the token after it.\n")
-    for table in (_parameters_table(cost), _flops_table(cost), _cache_table(cost)):
+    for table in (_parameters_table(cost), _flops_table(cost), _parts_table(cost), _cache_table(cost)):
         console.print(table)
         console.print()
 
 
 def _parameters_table(cost: Cost) -> "Table":
-    table = _table("parameters", "count", "", "which")
+    table = new_table("parameters", "count", "", "which")
     for name, meaning in PARAMETERS.items():
         count = getattr(cost.params, name)
-        table.add_row(name, f"{count:,}", scaled(count, _COUNTS), meaning)
+        table.add_row(name, f"{count:,}", scaled(count, COUNTS), meaning)
     return table
 
 
 def _flops_table(cost: Cost) -> "Table":
-    table = _table("FLOPs a token", "train", "prefill", "decode", "convention")
+    table = new_table("FLOPs a token", "train", "prefill", "decode", "convention")
     for name, meaning in FLOPS.items():
         f = cost.flops[name]
         numbers = (f.train_per_token, f.prefill_per_token, f.decode_per_token)
-        table.add_row(name, *(scaled(n, _FLOPS) for n in numbers), meaning)
+        table.add_row(name, *(scaled(n, FLOP_UNITS) for n in numbers), meaning)
+    return table
+
+
+def _parts_table(cost: Cost) -> "Table":
+    table = new_table("exact, by part", "forward", "backward", "decode", "which")
+    for name, meaning in PARTS.items():
+        f = cost.flops_by_part["exact"][name]
+        numbers = (f.forward_per_token, f.backward_per_token, f.decode_per_token)
+        table.add_row(name, *(scaled(n, FLOP_UNITS) for n in numbers), meaning)
     return table
 
 
 def _cache_table(cost: Cost) -> "Table":
-    table = _table(f"cache in {cost.cache_dtype}", "bytes", "", "which")
+    table = new_table(f"cache in {cost.cache_dtype}", "bytes", "", "which")
     for name, meaning in CACHE.items():
         count = getattr(cost.cache, name)
-        table.add_row(name, f"{count:,}", scaled(count, _BYTES), meaning)
+        table.add_row(name, f"{count:,}", scaled(count, BYTE_UNITS), meaning)
     return table
-
-
-def _table(name: str, *columns: str) -> "Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(name, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in columns[:-1]:
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column(columns[-1])
-    return table
-
-
-_COUNTS = (1000, ("", "K", "M", "B", "T"))
-_FLOPS = (1000, ("", "k", "M", "G", "T", "P"))
-_BYTES = (1024, ("B", "KiB", "MiB", "GiB", "TiB"))
-
-
-def scaled(value: float, units: tuple[int, tuple[str, ...]]) -> str:
-    """Four significant digits and the unit they are in."""
-    step, names = units
-    power = 0
-    while value >= step and power < len(names) - 1:
-        value, power = value / step, power + 1
-    return f"{value:.4g} {names[power]}".strip()

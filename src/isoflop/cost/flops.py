@@ -18,6 +18,7 @@ from typing import NamedTuple, get_args
 import msgspec
 
 from isoflop.architecture import Decoder, FeedForward, Mixer, MixtureOfExperts
+from isoflop.cost.feed_forward import feed_forward_parameters
 from isoflop.cost.mixer import mixer_mixing, mixer_parameters
 from isoflop.cost.part import Convention, Mixing
 
@@ -103,8 +104,6 @@ def _train(parts: dict[str, _Products], recompute: bool) -> float:
 def _products(
     decoder: Decoder, context: int, convention: Convention, packed: tuple[int, ...] | None
 ) -> dict[str, _Products]:
-    from isoflop.cost.feed_forward import feed_forward_parameters
-
     mixers = Counter(layer.mixer for layer in decoder.layers if layer.mixer is not None)
     feed_forwards = Counter(layer.feed_forward for layer in decoder.layers if layer.feed_forward is not None)
     d_model = decoder.d_model

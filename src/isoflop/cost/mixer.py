@@ -10,7 +10,23 @@ from isoflop.cost.attention import (
     latent_attention_parameters,
     tokens_kept,
 )
+from isoflop.cost.convolution import (
+    hyena_cache,
+    hyena_mixing,
+    hyena_parameters,
+    s4d_cache,
+    s4d_mixing,
+    s4d_parameters,
+)
 from isoflop.cost.part import Convention, Mixing, Part
+from isoflop.cost.recurrent import (
+    mamba1_cache,
+    mamba1_mixing,
+    mamba1_parameters,
+    mamba2_cache,
+    mamba2_mixing,
+    mamba2_parameters,
+)
 
 
 def mixer_parameters(mixer: Mixer, decoder: Decoder) -> Part:
@@ -21,20 +37,12 @@ def mixer_parameters(mixer: Mixer, decoder: Decoder) -> Part:
         case LatentAttention():
             return latent_attention_parameters(mixer, decoder.d_model)
         case Mamba1():
-            from isoflop.cost.recurrent import mamba1_parameters
-
             return mamba1_parameters(mixer, decoder.d_model)
         case Mamba2():
-            from isoflop.cost.recurrent import mamba2_parameters
-
             return mamba2_parameters(mixer, decoder.d_model)
         case S4D():
-            from isoflop.cost.convolution import s4d_parameters
-
             return s4d_parameters(mixer, decoder.d_model)
         case Hyena():
-            from isoflop.cost.convolution import hyena_parameters
-
             return hyena_parameters(mixer, decoder.d_model)
 
 
@@ -49,20 +57,12 @@ def mixer_mixing(mixer: Mixer, d_model: int, context: int, convention: Conventio
         case LatentAttention():
             return latent_attention_mixing(mixer, context, whole=convention == "palm")
         case Mamba1():
-            from isoflop.cost.recurrent import mamba1_mixing
-
             return mamba1_mixing(mixer, d_model, context, convention)
         case Mamba2():
-            from isoflop.cost.recurrent import mamba2_mixing
-
             return mamba2_mixing(mixer, d_model, context, convention)
         case S4D():
-            from isoflop.cost.convolution import s4d_mixing
-
             return s4d_mixing(mixer, d_model, context, convention)
         case Hyena():
-            from isoflop.cost.convolution import hyena_mixing
-
             return hyena_mixing(mixer, d_model, context, convention)
 
 
@@ -74,20 +74,12 @@ def mixer_cache(mixer: Mixer, d_model: int, itemsize: int) -> tuple[int, int]:
         case LatentAttention():
             return latent_attention_cache(mixer, itemsize)
         case Mamba1():
-            from isoflop.cost.recurrent import mamba1_cache
-
             return mamba1_cache(mixer, d_model, itemsize)
         case Mamba2():
-            from isoflop.cost.recurrent import mamba2_cache
-
             return mamba2_cache(mixer, d_model, itemsize)
         case S4D():
-            from isoflop.cost.convolution import s4d_cache
-
             return s4d_cache(mixer, d_model, itemsize)
         case Hyena():
-            from isoflop.cost.convolution import hyena_cache
-
             return hyena_cache(mixer, d_model, itemsize)
 
 

@@ -6,6 +6,7 @@ import msgspec
 
 from isoflop.architecture import NORMS_A_BRANCH, Decoder, Layer, Learned
 from isoflop.cost.attention import norm_parameters
+from isoflop.cost.feed_forward import feed_forward_parameters
 from isoflop.cost.mixer import mixer_parameters
 from isoflop.cost.part import Part
 
@@ -50,8 +51,6 @@ def layer_parameters(layer: Layer, decoder: Decoder) -> Part:
     if layer.mixer is not None:
         parts.append(mixer_parameters(layer.mixer, decoder))
     if layer.feed_forward is not None:
-        from isoflop.cost.feed_forward import feed_forward_parameters
-
         parts.append(feed_forward_parameters(layer.feed_forward, decoder.d_model))
     return Part(*map(sum, zip(*parts, strict=True)))
 
