@@ -17,7 +17,15 @@ from torch import Tensor
 
 from isoflop.model.kernels.attention import attention, fused_attention
 
-SHAPES = ((8, 128, 2, 16), (8, 128, 4, 16), (8, 256, 4, 16), (8, 128, 6, 16), (8, 256, 4, 32), (4, 512, 8, 64), (1, 4096, 8, 64))
+SHAPES = (
+    (8, 128, 2, 16),
+    (8, 128, 4, 16),
+    (8, 256, 4, 16),
+    (8, 128, 6, 16),
+    (8, 256, 4, 32),
+    (4, 512, 8, 64),
+    (1, 4096, 8, 64),
+)
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ constexpr float MASKED = -1e30f;     // finite: infinity minus infinity is not a
 constexpr float LOG2E = 1.44269504088896f;
 
 #ifndef KEY_BLOCK
-#define KEY_BLOCK 128
+#define KEY_BLOCK 64
 #endif
 constexpr int64_t KB = KEY_BLOCK;  // keys of a block
 
@@ -205,6 +205,12 @@ static INLINE void dot_tile(Vec (&sums)[PANEL][V], const float* rows, int64_t wi
     }
 }
 
+template <int V>
+static INLINE void store_tile(float* to, const Vec (&sums)[PANEL][V]) {
+    UNROLL for (int i = 0; i < PANEL; ++i)
+        UNROLL for (int v = 0; v < V; ++v) put(to + i * QB + v * L, sums[i][v]);
+}
+
 // to[i][v] = to[i][v] * factors[i] + sum over j < n of weights[j * STEP + i * ROW] * rows[j][v], for R rows
 template <int R, int V, int STEP, int ROW>
 static void row_tile(float* to, const float* weights, const float* rows, int64_t width, int64_t n, const float* factors) {
@@ -290,30 +296,33 @@ struct Block {  // QB queries: `n` of them there, the first at `position`; keys 
     bool sees(int v, int64_t key) const { return first[v] <= key && key < end[v]; }
 };
 
-// Scores of PANEL keys from `key` on with the queries of V vectors from v on. With a cap, slopes[key][query] gets the
-// derivative of the cap if asked.
+// Whether a tile's scores are the products as they are: nothing to cap, and every query sees every key.
 template <int V>
-static INLINE void score_tile(Vec (&sums)[PANEL][V], const Scores& s, const Block& block, int64_t key, int v,
-                              const float* k, int64_t width, const float* qT, int64_t depth, float* slopes) {
-    dot_tile<V>(sums, k, width, qT + v * L, depth);
-    int64_t low = block.position + v * L, high = low + V * L - 1;
-    bool whole = key + PANEL - 1 <= low && high < s.end_position(key);
-    if (s.plain && whole) return;
+static INLINE bool is_plain(const Scores& s, const Block& block, int64_t key, int v) {
+    int64_t low = block.position + v * L;
+    return s.plain && key + PANEL - 1 <= low && low + V * L <= s.end_position(key);
+}
+
+// The scores of PANEL keys from `key` on with the queries of V vectors from v on, out of their products; in place,
+// [key][query]. With a cap, `bend` gets its derivative if asked.
+template <int V>
+static __attribute__((noinline)) void finish_scores(float* tile, float* bend, const Scores& s, const Block& block, int64_t key, int v) {
     Ints lane;
     for (int i = 0; i < L; ++i) lane[i] = i;
     for (int i = 0; i < PANEL; ++i) {
-        int32_t ahead = static_cast<int32_t>(low - key - i);  // of the first query before the key
+        int32_t ahead = static_cast<int32_t>(block.position + v * L - key - i);  // of the first query before the key
         int32_t length = static_cast<int32_t>(std::min<int64_t>(s.end_position(key + i) - key - i, 1 << 30));
         for (int w = 0; w < V; ++w) {
+            int place = i * QB + w * L;
             Ints distance = lane + (ahead + w * L);
-            Vec x = sums[i][w];
+            Vec x = at(tile + place);
             if (s.cap != 0) {
                 x = tanh(x);
-                if (slopes) put(slopes + i * QB + w * L, 1.0f - x * x);
+                if (bend) put(bend + place, 1.0f - x * x);
                 x *= s.cap;
             }
             if (s.slope != 0) x -= s.slope * __builtin_convertvector(distance, Vec);
-            sums[i][w] = (distance >= 0) & (distance < length) ? x : splat(MASKED);
+            put(tile + place, (distance >= 0) & (distance < length) ? x : splat(MASKED));
         }
     }
 }
@@ -412,13 +421,18 @@ struct Forward {
 
     template <int V>
     INLINE void scores(const Scores& s, const Block& block, int64_t begin, int64_t key, int64_t base, int w, Vec (&most)[QV]) {
+        float* tile = p + (key - begin) * QB + w * L;
         Vec sums[PANEL][V];
-        score_tile<V>(sums, s, block, key, w, k + (key - base) * D16, D16, qT, c.D, nullptr);
+        dot_tile<V>(sums, k + (key - base) * D16, D16, qT + w * L, c.D);
+        store_tile<V>(tile, sums);
+        bool plain = is_plain<V>(s, block, key, w);
+        if (!plain) finish_scores<V>(tile, nullptr, s, block, key, w);
         UNROLL for (int v = 0; v < V; ++v) {
             Vec m = most[w + v];
-            UNROLL for (int i = 0; i < PANEL; ++i) {
-                put(p + (key - begin + i) * QB + (w + v) * L, sums[i][v]);
-                m = larger(m, sums[i][v]);
+            if (plain) {
+                UNROLL for (int i = 0; i < PANEL; ++i) m = larger(m, sums[i][v]);
+            } else {
+                UNROLL for (int i = 0; i < PANEL; ++i) m = larger(m, at(tile + i * QB + v * L));
             }
             most[w + v] = m;
         }
@@ -468,7 +482,7 @@ struct Backward {
         for (int64_t head = kv * (c.H / c.K); head < (kv + 1) * (c.H / c.K); ++head) {
             double sink = 0;
             for (int64_t t = 0; t < c.T; t += QB) sink += queries(batch, head, t, std::min<int64_t>(QB, c.T - t));
-            if (c.dsinks) c.dsinks[batch * c.H + head] = static_cast<float>(sink);
+            if (c.sinks) c.dsinks[batch * c.H + head] = static_cast<float>(sink);
         }
         give(c.dk, c.dks, batch, kv, dk, D16, c.D, static_cast<float>(c.scale));
         give(c.dv, c.dvs, batch, kv, dv, E16, c.E, 1.0f);
@@ -544,20 +558,20 @@ struct Backward {
     template <int V>
     INLINE void weight_tile(const Scores& s, const Block& block, int64_t begin, int64_t key, int w) {
         int64_t place = (key - begin) * QB + w * L;
+        float *tile = p + place, *slope = bend ? bend + place : nullptr;
         Vec sums[PANEL][V];
-        score_tile<V>(sums, s, block, key, w, k + (key - base) * D16, D16, qT, c.D, bend ? bend + place : nullptr);
+        dot_tile<V>(sums, k + (key - base) * D16, D16, qT + w * L, c.D);
+        store_tile<V>(tile, sums);
+        if (!is_plain<V>(s, block, key, w)) finish_scores<V>(tile, slope, s, block, key, w);
         UNROLL for (int i = 0; i < PANEL; ++i)
-            UNROLL for (int v = 0; v < V; ++v) put(p + place + i * QB + v * L, exp2(sums[i][v] - at(lse + (w + v) * L)));
-        dot_tile<V>(sums, v_row(key), E16, gradT + w * L, c.E);
+            UNROLL for (int v = 0; v < V; ++v) put(tile + i * QB + v * L, exp2(at(tile + i * QB + v * L) - at(lse + (w + v) * L)));
+        dot_tile<V>(sums, this->v + (key - base) * E16, E16, gradT + w * L, c.E);
         UNROLL for (int i = 0; i < PANEL; ++i)
             UNROLL for (int v = 0; v < V; ++v) {
-                int64_t here = place + i * QB + v * L;
-                Vec x = at(p + here) * (sums[i][v] - at(delta + (w + v) * L));
-                put(ds + here, bend ? x * at(bend + here) : x);
+                Vec x = at(tile + i * QB + v * L) * (sums[i][v] - at(delta + (w + v) * L));
+                put(ds + place + i * QB + v * L, slope ? x * at(slope + i * QB + v * L) : x);
             }
     }
-
-    const float* v_row(int64_t key) const { return v + (key - base) * E16; }
 
     void to_keys(const Scores& s, const Block& block, int64_t begin, int64_t end) {
         for (int64_t key = begin; key < end; key += PANEL) {

@@ -4,6 +4,7 @@ B batch, T query, S key, H query head, K key/value head, G = H / K heads that sh
 E width of values, N = H + 2K heads of one fused projection.
 """
 
+import functools
 import math
 import struct
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from isoflop.model.kernels.build import library
 BLOCK = 128  # queries of a block of the torch implementation
 EVERYTHING = 1 << 40  # a window, or a chunk, that holds every key
 
+_CALL = struct.Struct("43q2d")  # attention.cpp's `Call`: 12 pointers, 7 x 3 strides, 10 sizes, scale and cap
+
 _OPTIONS = "float scale, int start, int? window, int? chunk, float? softcap, Tensor? slopes, Tensor? sinks"
 _LIBRARY = torch.library.Library("isoflop", "FRAGMENT")
 _LIBRARY.define(f"attention(Tensor q, Tensor k, Tensor v, {_OPTIONS}) -> (Tensor, Tensor)")
@@ -26,6 +29,7 @@ _LIBRARY.define(
     f"attention_gradient(Tensor grad, Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, {_OPTIONS})"
     " -> (Tensor, Tensor, Tensor, Tensor)"
 )
+_LIBRARY.define(f"fused_attention(Tensor qkv, int heads, int kv_heads, {_OPTIONS}) -> (Tensor, Tensor)")
 _LIBRARY.define(
     f"fused_attention_gradient(Tensor grad, Tensor out, Tensor lse, Tensor qkv, int heads, int kv_heads, {_OPTIONS})"
     " -> (Tensor, Tensor)"
@@ -74,7 +78,7 @@ def attention(
     _check(q_BTHD, k_BSKD, v_BSKE, options)
     if not _native(q_BTHD, k_BSKD, v_BSKE):
         return torch_attention(q_BTHD, k_BSKD, v_BSKE, options)
-    out: Tensor = _Attention.apply(q_BTHD, k_BSKD, v_BSKE, *options.tuple())
+    out: Tensor = torch.ops.isoflop.attention(q_BTHD, k_BSKD, v_BSKE, *options.tuple())[0]
     return out
 
 
@@ -97,7 +101,7 @@ def fused_attention(
     _check(q, k, v, options)
     if not _native(q, k, v):
         return torch_attention(q, k, v, options)
-    out: Tensor = _FusedAttention.apply(qkv_BTND, n_heads, n_kv_heads, *options.tuple())
+    out: Tensor = torch.ops.isoflop.fused_attention(qkv_BTND, n_heads, n_kv_heads, *options.tuple())[0]
     return out
 
 
@@ -110,7 +114,11 @@ def _check(q: Tensor, k: Tensor, v: Tensor, options: Options) -> None:
 
 
 def _native(*tensors: Tensor) -> bool:
-    return all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors) and available()
+    """On the meta device too, where the operator is its shapes: what is counted there is what a CPU would run."""
+    devices = {x.device.type for x in tensors}
+    return all(x.dtype == torch.float32 for x in tensors) and (
+        devices == {"meta"} or (devices == {"cpu"} and available())
+    )
 
 
 @torch.compiler.assume_constant_result  # type: ignore[misc]
@@ -119,71 +127,61 @@ def available() -> bool:
     return library("attention") is not None
 
 
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, *options: Any) -> Tensor:
-        out, lse = torch.ops.isoflop.attention(q, k, v, *options)
-        ctx.save_for_backward(out, lse, q, k, v, *options[-2:])
-        ctx.options = options[:-2]
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *saved, slopes, sinks = ctx.saved_tensors
-        dq, dk, dv, dsinks = torch.ops.isoflop.attention_gradient(grad, *saved, *ctx.options, slopes, sinks)
-        return dq, dk, dv, *(None,) * 6, None if sinks is None else dsinks.sum(0)
-
-
-class _FusedAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, qkv: Tensor, heads: int, kv_heads: int, *options: Any) -> Tensor:
-        out, lse = torch.ops.isoflop.attention(*qkv.split((heads, kv_heads, kv_heads), dim=2), *options)
-        ctx.save_for_backward(out, lse, qkv, *options[-2:])
-        ctx.options = heads, kv_heads, *options[:-2]
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *saved, slopes, sinks = ctx.saved_tensors
-        dqkv, dsinks = torch.ops.isoflop.fused_attention_gradient(grad, *saved, *ctx.options, slopes, sinks)
-        return dqkv, *(None,) * 8, None if sinks is None else dsinks.sum(0)
-
-
 # ---- the operations
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    q, k, v, slopes, sinks = _dense(q), _dense(k), _dense(v), _dense(options[-2]), _dense(options[-1])
+    q, k, v, slopes, sinks = _dense(q), _dense(k), _dense(v), _dense(options[5]), _dense(options[6])
     out, lse = _forward_shape(q, k, v)
-    pointers = (q, k, v, slopes, sinks, out, lse, None, None, None, None, None)
-    _call("attention_forward", pointers, (q, k, v, None, None, None, None), q, k, v, options)
+    inputs = q.data_ptr(), k.data_ptr(), v.data_ptr(), _pointer(slopes), _pointer(sinks), out.data_ptr(), lse.data_ptr()
+    strides = *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *(0,) * 12
+    _functions()[0](_CALL.pack(*inputs, 0, 0, 0, 0, 0, *strides, *_sizes(q, k, v, options)))
     return out, lse
 
 
 def _gradient(
     grad: Tensor, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dq, dk, dv, dsinks = _gradient_shape(grad, out, lse, q, k, v)
+    dq, dk, dv, dsinks = _gradient_shape(grad, out, lse, q, k, v, *options)
     if (seen := options[1] + q.shape[1]) < k.shape[1]:
         dk[:, seen:], dv[:, seen:] = 0, 0
-    _backward(grad, out, lse, (q, k, v), (dq, dk, dv), dsinks, options)
+    _backward(grad, out, lse, q, k, v, dq, dk, dv, dsinks, options)
     return dq, dk, dv, dsinks
+
+
+def _fused_forward(qkv: Tensor, heads: int, kv_heads: int, *options: Any) -> tuple[Tensor, Tensor]:
+    return _forward(*qkv.split((heads, kv_heads, kv_heads), 2), *options)
 
 
 def _fused_gradient(
     grad: Tensor, out: Tensor, lse: Tensor, qkv: Tensor, heads: int, kv_heads: int, *options: Any
 ) -> tuple[Tensor, Tensor]:
-    dqkv, dsinks = _fused_gradient_shape(grad, out, lse, qkv)
+    dqkv, dsinks = _fused_gradient_shape(grad, out, lse, qkv, heads, kv_heads, *options)
     split = (heads, kv_heads, kv_heads)
-    _backward(grad, out, lse, qkv.split(split, dim=2), dqkv.split(split, dim=2), dsinks, options)
+    _backward(grad, out, lse, *qkv.split(split, 2), *dqkv.split(split, 2), dsinks, options)
     return dqkv, dsinks
 
 
-def _backward(grad: Tensor, out: Tensor, lse: Tensor, qkv: Any, dqkv: Any, dsinks: Tensor, options: Any) -> None:
-    q, k, v = (_dense(x) for x in qkv)
-    grad, out, slopes, sinks = _dense(grad), out.contiguous(), _dense(options[-2]), _dense(options[-1])
-    pointers = (q, k, v, slopes, sinks, out, lse, grad, *dqkv, None if sinks is None else dsinks)
-    _call("attention_backward", pointers, (q, k, v, grad, *dqkv), q, k, v, options)
+def _backward(
+    grad: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dq: Tensor,
+    dk: Tensor,
+    dv: Tensor,
+    dsinks: Tensor,
+    options: Any,
+) -> None:
+    q, k, v, slopes, sinks = _dense(q), _dense(k), _dense(v), _dense(options[5]), _dense(options[6])
+    grad, out, lse = _dense(grad), out.contiguous(), lse.contiguous()
+    inputs = q.data_ptr(), k.data_ptr(), v.data_ptr(), _pointer(slopes), _pointer(sinks), out.data_ptr(), lse.data_ptr()
+    outputs = grad.data_ptr(), dq.data_ptr(), dk.data_ptr(), dv.data_ptr(), dsinks.data_ptr()
+    strides = *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *grad.stride()[:3]
+    strides = *strides, *dq.stride()[:3], *dk.stride()[:3], *dv.stride()[:3]
+    _functions()[1](_CALL.pack(*inputs, *outputs, *strides, *_sizes(q, k, v, options)))
 
 
 def _dense(x: Any) -> Any:
@@ -191,49 +189,78 @@ def _dense(x: Any) -> Any:
     return x if x is None or x.stride(-1) == 1 else x.contiguous()
 
 
-def _call(name: str, pointers: Any, strided: Any, q: Tensor, k: Tensor, v: Tensor, options: Any) -> None:
-    """Pack the arguments as attention.cpp's `Call`, and run."""
+def _pointer(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+def _sizes(q: Tensor, k: Tensor, v: Tensor, options: Any) -> tuple[Any, ...]:
     scale, start, window, chunk, softcap, _, _ = options
-    strides = [n for x in strided for n in ((0, 0, 0) if x is None else x.stride()[:3])]
-    call = struct.pack(
-        "43q2d",
-        *[0 if x is None else x.data_ptr() for x in pointers],
-        *strides,
-        *q.shape[:3],
-        k.shape[2],
-        q.shape[3],
-        v.shape[3],
-        start,
-        window or EVERYTHING,
-        chunk or EVERYTHING,
-        torch.get_num_threads(),
-        scale,
-        softcap or 0.0,
-    )
-    getattr(library("attention"), name)(call)
+    batch, context, heads, width = q.shape
+    reach = window or EVERYTHING, chunk or EVERYTHING
+    threads = torch.get_num_threads()
+    return batch, context, heads, k.shape[2], width, v.shape[3], start, *reach, threads, scale, softcap or 0.0
+
+
+@functools.cache
+def _functions() -> tuple[Any, Any]:
+    kernels = library("attention")
+    assert kernels is not None
+    return kernels.attention_forward, kernels.attention_backward
 
 
 def _forward_shape(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    batch, context, heads = q.shape[:3]
-    return q.new_empty(batch, context, heads, v.shape[-1]), q.new_empty(batch, heads, context)
+    batch, context, heads, _ = q.shape
+    return q.new_empty(batch, context, heads, v.shape[3]), q.new_empty(batch, heads, context)
+
+
+def _fused_shape(qkv: Tensor, heads: int, kv_heads: int, *options: Any) -> tuple[Tensor, Tensor]:
+    batch, context, _, width = qkv.shape
+    return qkv.new_empty(batch, context, heads, width), qkv.new_empty(batch, heads, context)
 
 
 def _gradient_shape(
     grad: Tensor, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), lse.new_empty(lse.shape[:2])
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), _sinks_shape(lse, options)
 
 
 def _fused_gradient_shape(grad: Tensor, out: Tensor, lse: Tensor, qkv: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    return qkv.new_empty(qkv.shape), lse.new_empty(lse.shape[:2])
+    return qkv.new_empty(qkv.shape), _sinks_shape(lse, options)
 
 
-_LIBRARY.impl("attention", _forward, "CPU")
-_LIBRARY.impl("attention_gradient", _gradient, "CPU")
-_LIBRARY.impl("fused_attention_gradient", _fused_gradient, "CPU")
-torch.library.register_fake("isoflop::attention", _forward_shape, lib=_LIBRARY)
-torch.library.register_fake("isoflop::attention_gradient", _gradient_shape, lib=_LIBRARY)
-torch.library.register_fake("isoflop::fused_attention_gradient", _fused_gradient_shape, lib=_LIBRARY)
+def _sinks_shape(lse: Tensor, options: Any) -> Tensor:
+    return lse.new_empty(0) if options[-1] is None else lse.new_empty(lse.shape[:2])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, slopes, sinks = inputs
+    ctx.rest = [x for x in tensors if not isinstance(x, Tensor)]
+    ctx.save_for_backward(*output, *(x for x in tensors if isinstance(x, Tensor)), slopes, sinks)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
+    out, lse, q, k, v, slopes, sinks = ctx.saved_tensors
+    dq, dk, dv, dsinks = torch.ops.isoflop.attention_gradient(grad, out, lse, q, k, v, *ctx.rest, slopes, sinks)
+    return dq, dk, dv, *(None,) * 6, None if sinks is None else dsinks.sum(0)
+
+
+def _differentiate_fused(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
+    out, lse, qkv, slopes, sinks = ctx.saved_tensors
+    dqkv, dsinks = torch.ops.isoflop.fused_attention_gradient(grad, out, lse, qkv, *ctx.rest, slopes, sinks)
+    return dqkv, *(None,) * 8, None if sinks is None else dsinks.sum(0)
+
+
+for _name, _kernel, _shape in (
+    ("attention", _forward, _forward_shape),
+    ("attention_gradient", _gradient, _gradient_shape),
+    ("fused_attention", _fused_forward, _fused_shape),
+    ("fused_attention_gradient", _fused_gradient, _fused_gradient_shape),
+):
+    _LIBRARY.impl(_name, _kernel, "CPU")
+    torch.library.register_fake(f"isoflop::{_name}", _shape, lib=_LIBRARY)
+torch.library.register_autograd("isoflop::attention", _differentiate, setup_context=_save, lib=_LIBRARY)
+torch.library.register_autograd("isoflop::fused_attention", _differentiate_fused, setup_context=_save, lib=_LIBRARY)
 
 
 # ---- plain torch
@@ -264,7 +291,9 @@ def _block(q_BTHD: Tensor, k_BSKD: Tensor, v_BSKE: Tensor, t: int, options: Opti
     """Queries from t on, with the keys that any of them sees."""
     o, n = options, q_BTHD.shape[1]
     position_T = torch.arange(o.start + t, o.start + t + n, device=q_BTHD.device)
-    first = max(0, o.start + t + 1 - (o.window or EVERYTHING), (o.start + t) // (o.chunk or EVERYTHING) * (o.chunk or 0))
+    first = max(
+        0, o.start + t + 1 - (o.window or EVERYTHING), (o.start + t) // (o.chunk or EVERYTHING) * (o.chunk or 0)
+    )
     key_S = torch.arange(first, o.start + t + n, device=q_BTHD.device)
     k, v = (x[:, first : o.start + t + n].permute(0, 2, 3, 1).unsqueeze(2) for x in (k_BSKD, v_BSKE))  # [B, K, 1, D, S]
     q_BKGTD = q_BTHD.unflatten(2, (k.shape[1], -1)).permute(0, 2, 3, 1, 4)
