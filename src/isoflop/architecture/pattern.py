@@ -35,7 +35,9 @@ def expand(pattern: str, blocks: Collection[str]) -> list[str]:
             case "times":
                 _repeat(open_groups[-1], int(token["times"]), pattern, token)
             case _:
-                raise _wrong(pattern, token, f"'{token['wrong']}' is neither a block, a parenthesis, nor '*' and a number")
+                raise _wrong(
+                    pattern, token, f"'{token['wrong']}' is no block, no parenthesis, and no '*' with a number"
+                )
     if len(open_groups) > 1:
         raise ValueError(f"pattern '{pattern}' has a '(' that is never closed")
     layers = [name for part in open_groups[0] for name in part]
@@ -57,7 +59,7 @@ def _known(name: str, blocks: Collection[str]) -> str:
         return name
     near = difflib.get_close_matches(name, blocks, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise ValueError(f"pattern names the block '{name}', which is not there{hint} (blocks: {', '.join(sorted(blocks))})")
+    raise ValueError(f"pattern names the block '{name}', which is missing{hint} (blocks: {', '.join(sorted(blocks))})")
 
 
 def _wrong(pattern: str, token: re.Match[str], why: str) -> ValueError:

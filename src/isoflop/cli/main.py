@@ -13,7 +13,9 @@ from isoflop import __version__
 # Verb -> what it does. The module is isoflop.cli.<verb>, imported only when asked for, so that `--help` is instant.
 VERBS = {
     "study": "plan the ladder, train it, fit, forecast, report; resumable",
-    "cost": "parameters and FLOPs of an architecture, exactly",
+    "zoo": "published architectures, with exact counts",
+    "cost": "parameters, FLOPs and cache bytes of an architecture, exactly",
+    "compare": "architectures side by side, and one dial turned until they match",
     "fit": "a scaling law with its certificate, from any table of runs",
 }
 

@@ -11,13 +11,13 @@ FLOPS: Units = (1000, ("", "k", "M", "G", "T", "P"))
 BYTES: Units = (1024, ("B", "KiB", "MiB", "GiB", "TiB"))
 
 
-def scaled(value: float, units: Units) -> str:
-    """Four significant digits and the unit they are in."""
+def scaled(value: float, units: Units, digits: int = 4) -> str:
+    """So many significant digits, and the unit they are in."""
     step, names = units
     power = 0
     while value >= step and power < len(names) - 1:
         value, power = value / step, power + 1
-    return f"{value:.4g} {names[power]}".strip()
+    return f"{value:.{digits}g} {names[power]}".strip()
 
 
 def new_table(name: str, *columns: str, last: str = "left") -> "Table":

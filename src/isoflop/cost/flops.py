@@ -58,8 +58,8 @@ def flops(
     recompute: bool = False,
     packed: tuple[int, ...] | None = None,
 ) -> Flops:
-    """FLOPs per token at a context length. `recompute` (hardware only): every layer's forward runs twice. With `packed`,
-    decode is of the token that follows the last document."""
+    """FLOPs per token at a context length. `recompute` (hardware only): every layer's forward runs twice. With
+    `packed`, decode is of the token that follows the last document."""
     _check(context, convention, recompute, packed)
     parts = _products(decoder, context, convention, packed)
     forward, decode = (sum(part[i] for part in parts.values()) for i in range(2))
