@@ -158,8 +158,7 @@ def _qwen2(rng: random.Random) -> Keys:
 
 
 def _qwen3(rng: random.Random) -> Keys:
-    keys = _qwen2(rng) | {"head_dim": rng.choice([4, 10]), "attention_bias": _flip(rng)}
-    return keys
+    return _qwen2(rng) | {"head_dim": rng.choice([4, 10]), "attention_bias": _flip(rng)}
 
 
 def _sparse(rng: random.Random, keys: Keys) -> Keys:

@@ -25,7 +25,8 @@ class Attention(Description, frozen=True, tag="attention"):
     `window`: a token sees that many last tokens, itself among them; `chunk`: only those of its own chunk of that size.
     `sinks`: a learned logit a head in the softmax's denominator (gpt-oss, arXiv 2508.10925).
     `qk_norm`: queries and keys normalised by head, over all heads at once, or (Llama 4) by head after rotation and
-    without weights. `clip_qkv` clamps what the projections give. `position` replaces the decoder's in this layer.
+    without weights. `clip_qkv` clamps what the projections give, after the norms "head" or "all" and before rotation.
+    `position` replaces the decoder's in this layer.
     """
 
     n_heads: int
@@ -58,7 +59,8 @@ class LatentAttention(Description, frozen=True, tag="latent-attention"):
     Keys and values are made from a normalised latent of `kv_rank`, which with one rotated key of `d_rope` shared by all
     heads is all that is cached; queries from a latent of `q_rank`, or directly where it is None. Each head's query and
     key are `d_nope` unrotated and `d_rope` rotated dimensions, its value `d_value`. `scale`: None means 1 / sqrt(d_nope
-    + d_rope). `norm_eps`: of the two latents' norms.
+    + d_rope). `bias`: on the projections down to the latents and on the output's. `norm_eps`: of the two latents'
+    norms.
     """
 
     n_heads: int

@@ -130,9 +130,11 @@ class Rope(Description, frozen=True, tag="rope"):
 class Alibi(Description, frozen=True, tag="alibi"):
     """A penalty on each score, proportional to the distance, with a slope a head (Press et al. 2021, arXiv 2108.12409);
     with p the lowest power of two not below n_heads, slopes are 2^(-max_bias i / p) for i = 1..p; where n_heads < p
-    they are those of p/2 heads, then every second of p."""
+    they are those of p/2 heads, then every second of p. `scaled`: the penalty is added before the attention's scale
+    multiplies the scores, and so is scaled with them (Falcon)."""
 
     max_bias: float = 8.0
+    scaled: bool = False
 
     def __post_init__(self) -> None:
         require_positive(max_bias=self.max_bias)
