@@ -3,6 +3,7 @@
 import ctypes
 import math
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from torch import Tensor
 
 from isoflop.model.kernels import attention as kernel
 from isoflop.model.kernels import build
-from isoflop.model.kernels.attention import Options, attention, fused_attention, torch_attention
+from isoflop.model.kernels.attention import attention, fused_attention
+from isoflop.model.kernels.plain import Options, torch_attention
 
 needs_compiler = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler")
 
@@ -292,3 +294,29 @@ def test_without_a_compiler_torch_does_it(tmp_path: Path, compiler: str) -> None
     assert done.returncode == 0, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("isoflop: attention runs on plain torch, slower: ") and compiler in line
+
+
+@needs_compiler
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86 processor, to build for a lesser one")
+@pytest.mark.parametrize("lesser", ("-mno-avx512f", "-mno-avx"))
+def test_processors_with_shorter_vectors(tmp_path: Path, lesser: str) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f'#!/bin/sh\nexec {os.environ.get("CXX", "g++")} "$@" {lesser}\n')
+    compiler.chmod(0o700)
+    program = (
+        "import torch; from isoflop.model.kernels.attention import attention\n"
+        "from isoflop.model.kernels.plain import Options, torch_attention\n"
+        "for D, E in ((16, 16), (5, 7), (24, 40), (64, 64), (80, 128)):\n"
+        "    q, k, v = (torch.randn(1, 150, h, d, requires_grad=True) for h, d in ((2, D), (1, D), (1, E)))\n"
+        "    options = Options(0.2, window=90, softcap=3.0, sinks_H=torch.randn(2), slopes_H=torch.rand(2))\n"
+        "    for o in (Options(0.2), options):\n"
+        "        ours, theirs = attention(q, k, v, **vars(o)), torch_attention(q, k, v, o)\n"
+        "        assert 'isoflop' in type(ours.grad_fn).__name__.lower(), ours.grad_fn\n"
+        "        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)\n"
+        "        seed = torch.randn_like(ours)\n"
+        "        for x, y in zip(*(torch.autograd.grad(z, (q, k, v), seed) for z in (ours, theirs))):\n"
+        "            torch.testing.assert_close(x, y, rtol=1e-5, atol=3e-5)\n"
+    )
+    environment = os.environ | {"CXX": str(compiler), "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and not done.stderr, done.stderr

@@ -1,4 +1,4 @@
-"""C++ sources beside this file, compiled on first use for this very processor, kept in the user's cache, loaded by ctypes."""
+"""C++ beside this file: compiled on first use for this very processor, kept in the user's cache, loaded by ctypes."""
 
 import ctypes
 import functools
@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 
 # No -ffast-math: a diverged run must still show its NaN. These three change no value that the kernels can produce.
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
-FLAGS += ("-fopenmp", "-fPIC", "-shared")
+OPTIMIZE = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
+FLAGS = ("-std=c++17", *OPTIMIZE, "-fopenmp", "-fPIC", "-shared")
 
 
 @functools.cache
@@ -60,8 +60,9 @@ def _owned(path: Path) -> Path:
 
 
 def _fingerprint(source: Path, compiler: str) -> str:
-    """What the machine code depends on: source, flags, compiler and processor."""
-    parts = (source.read_bytes(), " ".join(FLAGS).encode(), _run(compiler, "--version"), _processor())
+    """What the machine code depends on: source and headers, flags, compiler and processor."""
+    text = b"".join(path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h"))))
+    parts = (text, " ".join(FLAGS).encode(), _run(compiler, "--version"), _processor())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 

@@ -1,0 +1,88 @@
+"""Causal attention over windows, chunks, caps, sinks and slopes in plain torch, at memory linear in the context.
+
+B batch, T query, S key, H query head, K key/value head, G = H / K heads that share one, D width of queries and keys,
+E width of values.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+BLOCK = 128  # queries of a block
+EVERYTHING = 1 << 40  # a window, or a chunk, that holds every key
+
+
+@dataclass(frozen=True)
+class Options:
+    """Query t stands at position start + t. It sees key s if s <= position, position - s < window, and both lie in the
+    same chunk. Its score is scale * q.k, capped to softcap * tanh(score / softcap), less slopes_H * (position - s)
+    (ALiBi); sinks_H are scores that only the softmax's denominator knows. Sinks learn, slopes do not."""
+
+    scale: float
+    start: int = 0
+    window: int | None = None
+    chunk: int | None = None
+    softcap: float | None = None
+    slopes_H: Tensor | None = None
+    sinks_H: Tensor | None = None
+
+    @property
+    def causal_only(self) -> bool:
+        rest = (self.window, self.chunk, self.softcap, self.slopes_H, self.sinks_H)
+        return self.start == 0 and all(x is None for x in rest)
+
+    def tuple(self) -> tuple[Any, ...]:
+        return self.scale, self.start, self.window, self.chunk, self.softcap, self.slopes_H, self.sinks_H
+
+
+def torch_attention(q_BTHD: Tensor, k_BSKD: Tensor, v_BSKE: Tensor, options: Options) -> Tensor:
+    """What `attention` computes, on any device and dtype, differentiable by autograd."""
+    if options.causal_only:
+        return _sdpa(q_BTHD, k_BSKD, v_BSKE, options.scale)
+    context = q_BTHD.shape[1]
+    if context <= BLOCK:
+        return _block(q_BTHD, k_BSKD, v_BSKE, 0, options)
+    blocks = []
+    for t in range(0, context, BLOCK):  # recomputed in the backward, else it would keep the scores of every block
+        q = q_BTHD[:, t : t + BLOCK]
+        blocks.append(checkpoint(_block, q, k_BSKD, v_BSKE, t, options, use_reentrant=False, preserve_rng_state=False))
+    return torch.cat(blocks, dim=1)
+
+
+def _sdpa(q_BTHD: Tensor, k_BSKD: Tensor, v_BSKE: Tensor, scale: float) -> Tensor:
+    context = q_BTHD.shape[1]
+    q, k, v = (x[:, :context].transpose(1, 2) for x in (q_BTHD, k_BSKD, v_BSKE))
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped).transpose(1, 2)
+
+
+def _block(q_BTHD: Tensor, k_BSKD: Tensor, v_BSKE: Tensor, t: int, options: Options) -> Tensor:
+    """Queries from t on, with the keys that any of them sees."""
+    o, n = options, q_BTHD.shape[1]
+    position_T = torch.arange(o.start + t, o.start + t + n, device=q_BTHD.device)
+    first = max(
+        0, o.start + t + 1 - (o.window or EVERYTHING), (o.start + t) // (o.chunk or EVERYTHING) * (o.chunk or 0)
+    )
+    key_S = torch.arange(first, o.start + t + n, device=q_BTHD.device)
+    k, v = (x[:, first : o.start + t + n].permute(0, 2, 3, 1).unsqueeze(2) for x in (k_BSKD, v_BSKE))  # [B, K, 1, D, S]
+    q_BKGTD = q_BTHD.unflatten(2, (k.shape[1], -1)).permute(0, 2, 3, 1, 4)
+    distance_TS = position_T[:, None] - key_S
+    seen_TS = (distance_TS >= 0) & (distance_TS < (o.window or EVERYTHING))
+    if o.chunk is not None:
+        seen_TS = seen_TS & (position_T[:, None] // o.chunk == key_S // o.chunk)
+    score = ((q_BKGTD * o.scale) @ k).float() if q_BTHD.dtype != torch.float64 else (q_BKGTD * o.scale) @ k
+    if o.softcap is not None:
+        score = o.softcap * torch.tanh(score / o.softcap)
+    if o.slopes_H is not None:
+        score = score - o.slopes_H.to(score.dtype).view(k.shape[1], -1, 1, 1) * distance_TS
+    score = score.masked_fill(~seen_TS, -math.inf)
+    total = score.logsumexp(-1, keepdim=True)
+    if o.sinks_H is not None:
+        total = torch.logaddexp(total, o.sinks_H.to(score.dtype).view(k.shape[1], -1, 1, 1))
+    mixed_BKGTE = (score - total).exp().to(v.dtype) @ v.transpose(-1, -2)
+    return mixed_BKGTE.permute(0, 3, 1, 2, 4).flatten(2, 3)
