@@ -7,10 +7,14 @@ from torch import Tensor, nn
 from isoflop import architecture
 from isoflop.model.attention import Attention
 from isoflop.model.experts import MixtureOfExperts, RouterStats
+from isoflop.model.hyena import Hyena
 from isoflop.model.latent import LatentAttention
+from isoflop.model.mamba1 import Mamba1
+from isoflop.model.mamba2 import Mamba2
 from isoflop.model.mlp import Mlp
 from isoflop.model.norm import build_norm
 from isoflop.model.place import Place
+from isoflop.model.s4d import S4D
 
 
 class LayerModel(nn.Module):
@@ -82,20 +86,12 @@ def build_mixer(mixer: architecture.Mixer, decoder: architecture.Decoder) -> nn.
         case architecture.LatentAttention():
             return LatentAttention(mixer, decoder)
         case architecture.Mamba1():
-            from isoflop.model.mamba1 import Mamba1
-
             return Mamba1(mixer, decoder)
         case architecture.Mamba2():
-            from isoflop.model.mamba2 import Mamba2
-
             return Mamba2(mixer, decoder)
         case architecture.S4D():
-            from isoflop.model.s4d import S4D
-
             return S4D(mixer, decoder)
         case architecture.Hyena():
-            from isoflop.model.hyena import Hyena
-
             return Hyena(mixer, decoder)
 
 
