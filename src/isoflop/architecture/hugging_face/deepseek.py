@@ -75,6 +75,8 @@ def sigmoid_mixture(config: Config, kind: str, shared: SharedExperts | None) -> 
 
 
 def _shared(config: Config) -> SharedExperts | None:
+    if "n_shared_experts" not in config.keys:
+        raise config.wrong("the key 'n_shared_experts' is missing, on which the versions of DeepSeek differ")
     count = config.integer("n_shared_experts", 0, least=0)
     return SharedExperts(d_ff=config.integer("moe_intermediate_size") * count) if count else None
 

@@ -33,12 +33,12 @@ from isoflop.architecture.position import Rope
 
 def read_gemma2(config: Config) -> Decoder:
     softcap = _cap(config, "attn_logit_softcapping", 50.0)
-    return _gemma(config, read_rope(config, _head_dim(config)), None, 2, softcap, 30.0)
+    return _gemma(config, read_rope(config, heads(config, own_width=True)["d_head"]), None, 2, softcap, 30.0)
 
 
 def read_gemma3(config: Config) -> Decoder:
     config.only("attn_logit_softcapping", why="a gemma3_text does not cap scores")
-    everywhere, local = _gemma3_ropes(config, _head_dim(config))
+    everywhere, local = _gemma3_ropes(config, heads(config, own_width=True)["d_head"])
     pattern = "sliding_window_pattern" if config.has("sliding_window_pattern") else "_sliding_window_pattern"
     return _gemma(config, everywhere, local, config.integer(pattern, 6), None, None)
 
@@ -55,12 +55,6 @@ def _gemma3_ropes(config: Config, d_head: int) -> tuple[Rope, Rope]:
     theta = full.number("rope_theta", config.number("rope_theta", 1_000_000.0))
     local = sliding.number("rope_theta", config.number("rope_local_base_freq", 10_000.0))
     return rope_of(config, full, d_head, theta), rope_of(config, sliding, d_head, local)
-
-
-def _head_dim(config: Config) -> int:
-    if not config.has("head_dim"):
-        raise config.wrong("the key 'head_dim' is missing, which for a gemma means 256")
-    return config.integer("head_dim")
 
 
 def _cap(config: Config, key: str, default: float | None) -> float | None:

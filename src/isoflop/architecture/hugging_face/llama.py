@@ -47,23 +47,30 @@ def read_qwen2(config: Config) -> Decoder:
 
 
 def read_qwen3(config: Config) -> Decoder:
-    if not config.has("head_dim"):
-        raise config.wrong("the key 'head_dim' is missing, which for a qwen3 means 128")
     bias = config.flag("attention_bias", False)
-    return rotary(config, qwen_mixers(config, qk_norm="head", qkv_bias=bias, out_bias=bias), dense(config))
+    mixers = qwen_mixers(config, own_width=True, qk_norm="head", qkv_bias=bias, out_bias=bias)
+    return rotary(config, mixers, dense(config))
 
 
-def qwen_mixers(config: Config, **more: Any) -> list[Attention]:
+def qwen_mixers(config: Config, own_width: bool = False, **more: Any) -> list[Attention]:
     """One a layer; windows from max_window_layers on, or where layer_types says, if they are used at all."""
     n_layers = config.n_layers()
-    used = config.flag("use_sliding_window", False) and config.has("sliding_window")
+    used = uses_window(config)
     if config.has("layer_types"):
         kinds = config.layer_kinds(n_layers, (FULL, SLIDING) if used else (FULL,))
     else:
         first = config.integer("max_window_layers", 28, least=0) if used else n_layers
         kinds = [SLIDING if i >= first else FULL for i in range(n_layers)]
-    sizes = heads(config)
+    sizes = heads(config, own_width=own_width)
     return [Attention(**sizes, **more, window=window) for window in windows_by_kind(config, kinds)]
+
+
+def uses_window(config: Config) -> bool:
+    """Whether Qwen's key `sliding_window` counts, and says anything."""
+    used = config.flag("use_sliding_window", False)
+    if used and "sliding_window" not in config.keys:
+        raise config.wrong("the key 'sliding_window' is missing, which means a window of 4096")
+    return used and config.has("sliding_window")
 
 
 def read_olmo2(config: Config) -> Decoder:

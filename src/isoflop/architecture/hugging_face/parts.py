@@ -46,9 +46,13 @@ def activation_name(ours: Activation) -> str:
     return next((name for name, known in PLAIN.items() if known == plain), plain)
 
 
-def heads(config: Config, all_of_them: bool = False) -> Keys:
+def heads(config: Config, all_of_them: bool = False, own_width: bool = False) -> Keys:
     """n_heads, n_kv_heads, d_head. `all_of_them`: an absent num_key_value_heads means as many as heads, as a null one
-    always does; else it must be there."""
+    always does; else it must be there. `own_width`: an absent head_dim means the family's own, so it must be there."""
+    if own_width and "head_dim" not in config.keys:
+        raise config.wrong(
+            f"the key 'head_dim' is missing, for which a {config.keys['model_type']} has its own default"
+        )
     n_heads, key = config.integer("num_attention_heads"), "num_key_value_heads"
     n_kv_heads = n_heads if (all_of_them or key in config.keys) and not config.has(key) else config.integer(key)
     if config.has("head_dim"):

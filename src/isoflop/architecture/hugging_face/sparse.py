@@ -6,7 +6,7 @@ The weights of the routers' losses belong to a training run, not to the model, a
 from isoflop.architecture.decoder import Decoder
 from isoflop.architecture.feed_forward import FeedForward, MixtureOfExperts, SharedExperts
 from isoflop.architecture.hugging_face.config import Config
-from isoflop.architecture.hugging_face.llama import qwen_mixers, rotary, write_qwen2, write_rotary
+from isoflop.architecture.hugging_face.llama import qwen_mixers, rotary, uses_window, write_qwen2, write_rotary
 from isoflop.architecture.hugging_face.parts import (
     FULL,
     SLIDING,
@@ -51,14 +51,12 @@ def read_qwen2_moe(config: Config) -> Decoder:
 
 def read_qwen3_moe(config: Config) -> Decoder:
     """Windows, where used, are in all layers."""
-    if not config.has("head_dim"):
-        raise config.wrong("the key 'head_dim' is missing, on which versions differ")
-    used = config.flag("use_sliding_window", False)
+    used = uses_window(config)
     if config.has("layer_types"):
         config.layer_kinds(config.n_layers(), (SLIDING if used else FULL,))
-    window = config.integer("sliding_window") if used and config.has("sliding_window") else None
+    window = config.integer("sliding_window") if used else None
     bias = config.flag("attention_bias", False)
-    mixer = Attention(**heads(config), qk_norm="head", window=window, qkv_bias=bias, out_bias=bias)
+    mixer = Attention(**heads(config, own_width=True), qk_norm="head", window=window, qkv_bias=bias, out_bias=bias)
     return rotary(config, [mixer], _sparse_layers(config, None))
 
 
@@ -104,7 +102,7 @@ def read_gpt_oss(config: Config) -> Decoder:
     n_layers = config.n_layers()
     alternating = [FULL if i % 2 else SLIDING for i in range(n_layers)]
     kinds = config.layer_kinds(n_layers, (FULL, SLIDING)) if config.has("layer_types") else alternating
-    sizes, bias = heads(config), config.flag("attention_bias", True)
+    sizes, bias = heads(config, own_width=True), config.flag("attention_bias", True)
     mixture = MixtureOfExperts(
         n_experts=config.integer("num_local_experts" if config.has("num_local_experts") else "num_experts"),
         top_k=config.integer("num_experts_per_tok"),
@@ -122,7 +120,8 @@ def read_gpt_oss(config: Config) -> Decoder:
 
 def read_llama4(config: Config) -> Decoder:
     """Layers are local in chunks with rotation or global without it; transformers' four lists may mix these freely."""
-    n_layers, sizes, bias = config.n_layers(), heads(config), config.flag("attention_bias", False)
+    n_layers, sizes = config.n_layers(), heads(config, own_width=True)
+    bias = config.flag("attention_bias", False)
     turns = _llama4_turns(config, n_layers)
     kinds = [CHUNKED if turn else FULL for turn in turns]
     kinds = config.layer_kinds(n_layers, (FULL, CHUNKED)) if config.has("layer_types") else kinds

@@ -181,9 +181,7 @@ def _nemotron_kinds(config: Config) -> list[str]:
 
 def _nemotron_part(config: Config, kind: str) -> Mixer | FeedForward:
     if kind == FULL:
-        if not config.has("head_dim"):
-            raise config.wrong("the key 'head_dim' is missing, which for a nemotron_h means 128")
-        return Attention(**heads(config))
+        return Attention(**heads(config, own_width=True))
     if kind == LINEAR:
         return _nemotron_mamba(config)
     ours = activation(config, "mlp_hidden_act", "relu2", gated=False)
