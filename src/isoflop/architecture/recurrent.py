@@ -72,8 +72,9 @@ class Mamba2(Description, frozen=True, tag="mamba-2"):
 
 class S4D(Description, frozen=True, tag="s4d"):
     """Diagonal state space, constant in time (Gu et al. 2022, arXiv 2206.11893): each of d_inner channels is a
-    convolution with 2 Re sum_n C_n exp(dt A_n t) B_n over d_state / 2 conjugate pairs, plus D x; input projection
-    before, GELU and a gated output projection (GLU) after."""
+    convolution with 2 Re sum_n C_n exp(dt A_n t) B_n over d_state / 2 conjugate pairs, plus D x, where B_n =
+    (exp(dt A_n) - 1) / A_n holds the input over a step (no B is learned: only its product with C shows); input
+    projection before, GELU and a gated output projection (GLU, from 2 d_model) after."""
 
     d_inner: int
     d_state: int = 64
@@ -85,7 +86,7 @@ class S4D(Description, frozen=True, tag="s4d"):
 
 class Hyena(Description, frozen=True, tag="hyena"):
     """Long convolutions between gates (Poli et al. 2023, arXiv 2302.10866): order + 1 projections of the input, each
-    through a causal depthwise convolution of width d_conv; `order` filters as long as the sequence, made by a small
+    through a causal depthwise convolution of width d_conv; `order` filters as long as max_context, made by a small
     network of width d_filter, depth filter_layers, sines of learned frequency, from positional features of d_position,
     under a window of exponential decay."""
 

@@ -16,10 +16,13 @@ from isoflop.model.linear import Linear
 from isoflop.model.long_convolution import causal_convolution
 from isoflop.model.place import Place
 
-# Of the authors' published code for language: the sines' first frequency, and the windows, which fall to a hundredth
-# after this share of max_context: the first channel's latest, the last one's soonest.
-FIRST_FREQUENCY = 14.0
+# Of the authors' published code: windows fall to a hundredth after this share of max_context, the first channel's
+# latest, the last one's soonest; and the sines of models of language start at this frequency. Theirs do in every layer;
+# here only the first layer's do and later ones at 1, as in the sinusoidal networks of Sitzmann et al. 2020 (arXiv
+# 2006.09661). With 14 in each of three layers a step of Adam turns the phases by radians: at learning rates from .003
+# such a filter learned nothing of a delay of four tokens, which this one learns within 200 steps at .003 and at .01.
 SLOWEST, FASTEST = 1.5, 0.3
+FIRST_FREQUENCY = 14.0
 
 
 class Filters(NamedTuple):
@@ -103,7 +106,9 @@ class HyenaFilters(nn.Module):
         super().__init__()
         self.max_context, self.n_waves = max_context, mixer.d_position // 2
         widths = (mixer.d_position, *(mixer.d_filter for _ in range(mixer.filter_layers - 1)))
-        self.hidden = nn.ModuleList(SineLayer(d_in, d_out) for d_in, d_out in pairwise(widths))
+        self.hidden = nn.ModuleList(
+            SineLayer(d_in, d_out, 1.0 if i else FIRST_FREQUENCY) for i, (d_in, d_out) in enumerate(pairwise(widths))
+        )
         self.last = nn.Parameter(torch.empty(mixer.order, d_model, widths[-1]))
         self.skip = nn.Parameter(torch.empty(mixer.order, d_model))
 
@@ -118,9 +123,9 @@ class HyenaFilters(nn.Module):
         return taps_NMT + F.pad(self.skip.float()[..., None], (0, length - 1))
 
     def first_values(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Skips normal, as in the authors' code. The last matrix such that every whole filter has a mean energy of one
-        (a sine's is 1/2): with torch's default, which the authors keep, outputs would grow with the root of the context
-        at each of the N convolutions."""
+        """Skips normal, as in the authors' code. The last matrix such that every whole filter has an energy of about
+        one (a sine's is 1/2 at most): with torch's default, which the authors keep, outputs would grow with the root of
+        the context at each of the N convolutions."""
         n, d_model, d_filter = self.last.shape
         decay_M = self._decay(torch.device("cpu"))
         energy_M = self.max_context * -torch.expm1(-2 * decay_M) / (2 * decay_M)
@@ -143,8 +148,9 @@ class HyenaFilters(nn.Module):
 class SineLayer(nn.Module):
     """sin(frequency * (x @ matrix.T + bias)), the frequencies learned; float32."""
 
-    def __init__(self, d_in: int, d_out: int) -> None:
+    def __init__(self, d_in: int, d_out: int, first_frequency: float) -> None:
         super().__init__()
+        self.first_frequency = first_frequency
         self.matrix = nn.Parameter(torch.empty(d_out, d_in))
         self.bias = nn.Parameter(torch.empty(d_out))
         self.frequency = nn.Parameter(torch.empty(d_out))
@@ -153,11 +159,13 @@ class SineLayer(nn.Module):
         return torch.sin(self.frequency.float() * F.linear(x, self.matrix.float(), self.bias.float()))
 
     def first_values(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Uniform within 1 / sqrt(d_in), torch's default for a linear map, which the authors keep; frequencies 14."""
+        """Uniform within 1 / sqrt(d_in), torch's default, which the authors keep; but matrices of later layers, those
+        without the high frequency, within sqrt(6 / d_in): so sines of sines keep their size (arXiv 2006.09661)."""
         d_out, d_in = self.matrix.shape
         bound = d_in**-0.5
+        stretch = 1.0 if self.first_frequency > 1 else math.sqrt(6)
         return {
-            "matrix": bound * (2 * torch.rand(d_out, d_in, generator=generator) - 1),
+            "matrix": stretch * bound * (2 * torch.rand(d_out, d_in, generator=generator) - 1),
             "bias": bound * (2 * torch.rand(d_out, generator=generator) - 1),
-            "frequency": torch.full((d_out,), FIRST_FREQUENCY),
+            "frequency": torch.full((d_out,), self.first_frequency),
         }
