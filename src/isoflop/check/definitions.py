@@ -27,7 +27,7 @@ def by_definition(ledger: Ledger | None = None) -> Iterator[None]:
     whole = ledger is not None and ledger.whole
 
     def booked(function: Callable[..., Any]) -> Callable[..., Any]:
-        return function if ledger is None else lambda *args: ledger.run(ledger.current("mixing"), function, *args)
+        return function if ledger is None else lambda *args: ledger.as_mixing(function, *args)
 
     def long_convolution(x_BCT: Tensor, taps_CT: Tensor, n_last: int | None = None) -> Any:
         return booked(convolve)(x_BCT, taps_CT, n_last, whole)

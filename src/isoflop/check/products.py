@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from isoflop.architecture import Attention, Decoder, Layer
 from isoflop.check.definitions import by_definition
-from isoflop.check.ledger import Ledger, Place
+from isoflop.check.ledger import Ledger
+from isoflop.check.places import Part
 from isoflop.model import DecoderModel
 from isoflop.model.hyena import HyenaFilters
 
@@ -60,8 +61,8 @@ def count_sequence(decoder: Decoder, context: int, whole: bool = False, recomput
     if recompute:
         for layer in model.layers:
             _checkpointed(layer)
-    with torch.device("meta"), by_definition(ledger), ledger.watching(_places(model)):
-        with ledger, set_checkpoint_early_stop(False):
+    with torch.device("meta"), by_definition(ledger), ledger.places.watching(_parts(model)), ledger:
+        with set_checkpoint_early_stop(False):  # the whole forward again, not only up to what was last saved
             logits_BTV = model(_tokens(context))
             ledger.in_backward = True
             logits_BTV.sum().backward()
@@ -76,7 +77,7 @@ def count_decoded_token(decoder: Decoder, context: int, whole: bool = False) -> 
     with torch.device("meta"), torch.no_grad():
         state = model.new_state(1, context + 1)
         model(_tokens(context), state)
-        with by_definition(ledger), ledger.watching(_places(model)), ledger:
+        with by_definition(ledger), ledger.places.watching(_parts(model)), ledger:
             model(_tokens(1), state)
     return _summed(ledger, times, 1)
 
@@ -90,25 +91,25 @@ def _checkpointed(layer: nn.Module) -> None:
     layer.forward = lambda *args: checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False)
 
 
-def _places(model: DecoderModel) -> Iterator[tuple[nn.Module, Place]]:
+def _parts(model: DecoderModel) -> Iterator[tuple[nn.Module, Part]]:
     """Which module does which part; of nested ones the inner counts."""
     for i, layer in enumerate(model.layers):
         if layer.mixer is not None:
-            yield layer.mixer, Place(i, "mixer_matrices")
-            yield from ((m, Place(i, "mixing")) for m in layer.mixer.modules() if isinstance(m, HyenaFilters))
+            yield layer.mixer, Part(i, "mixer_matrices")
+            yield from ((m, Part(i, "mixing")) for m in layer.mixer.modules() if isinstance(m, HyenaFilters))
         if layer.feed_forward is not None:
-            yield layer.feed_forward, Place(i, "feed_forward")
+            yield layer.feed_forward, Part(i, "feed_forward")
             if hasattr(layer.feed_forward, "router"):
-                yield layer.feed_forward.router, Place(i, "router")
+                yield layer.feed_forward.router, Part(i, "router")
 
 
 def _summed(ledger: Ledger, times: list[int], n_tokens: int) -> Counted:
-    def of(book: Counter[Place], part: str) -> int:
-        return sum(n * (1 if at.layer is None else times[at.layer]) for at, n in book.items() if at.part == part)
+    def of(book: Counter[Part], name: str) -> int:
+        return sum(n * (1 if at.layer is None else times[at.layer]) for at, n in book.items() if at.name == name)
 
     met = 0
     for at, numel, groups, rows in ledger.weights.values():
-        if at.part != "mixing":
+        if at.name != "mixing":
             share, rest = divmod(numel * rows, n_tokens * groups) if groups > 1 else (numel, 0)
             assert rest == 0, f"{rows} rows of {n_tokens} tokens among {groups} experts"
             met += share * (1 if at.layer is None else times[at.layer])
