@@ -8,7 +8,7 @@ from torch import Tensor
 
 from isoflop.architecture import Attention, Decoder, Layer, Llama3Scaling, MixtureOfExperts, Mlp, RmsNorm, Rope
 from isoflop.model import DecoderModel
-from isoflop.model.experts import route
+from isoflop.model.routing import route
 
 PLAIN = Rope()
 SCALED = Rope(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from isoflop.architecture import Attention, Decoder, Layer, MixtureOfExperts, Mlp
 from isoflop.model import DecoderModel
-from isoflop.model.experts import route
+from isoflop.model.routing import route
 from isoflop.train.init import initialize
 from isoflop.train.recipe import Recipe
 from strategies import decoders, mixtures

@@ -17,7 +17,8 @@ from isoflop.model.rope import RopeTables
 
 
 class Losses(NamedTuple):
-    """`total` is minimised; `nats` is the cross-entropy in nats per token; `router` has an entry a sparse layer."""
+    """`total` is minimised; `nats` is the cross-entropy in nats per token; `router` has an entry a
+    sparse layer in training, none in evaluation (`eval()`)."""
 
     total: Tensor
     nats: Tensor
@@ -112,9 +113,18 @@ class DecoderModel(nn.Module):
         cap = self.decoder.logit_softcap
         return logits_BTV if cap is None else cap * torch.tanh(logits_BTV / cap)
 
+    def after_step(self, router: tuple[RouterStats, ...]) -> None:
+        """What experts do after an optimizer's step, given the statistics of that step's loss."""
+        for mixture, stats in zip(self._sparse(), router, strict=True):
+            mixture.after_step(stats)
+
     def _router_loss(self, router: tuple[RouterStats, ...]) -> Tensor | float:
-        sparse = [module for module in self.modules() if isinstance(module, MixtureOfExperts)]
-        return sum((mixture.loss(stats) for mixture, stats in zip(sparse, router, strict=True)), start=0.0)
+        if not self.training:  # no statistics, no losses
+            return 0.0
+        return sum((mixture.loss(stats) for mixture, stats in zip(self._sparse(), router, strict=True)), start=0.0)
+
+    def _sparse(self) -> list[MixtureOfExperts]:
+        return [module for module in self.modules() if isinstance(module, MixtureOfExperts)]
 
 
 def _turns_of(mixer: architecture.Mixer | None, decoder: architecture.Decoder) -> tuple[architecture.Rope, int] | None:

@@ -1,70 +1,90 @@
-"""The sparse gated feed-forward. N tokens, M d_model, E experts, K top_k, R = N * K routed rows, F d_ff."""
-
-from typing import NamedTuple
+"""The sparse feed-forward. B batch, T position, N = B * T tokens, M d_model, E experts, K top_k, R = N * K routed rows,
+F d_ff, H = 2 F where there is a gate and F where there is none."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoflop import architecture
+from isoflop.architecture.feed_forward import GATED
+from isoflop.model.activation import activate
+from isoflop.model.dispatch import Rows, combine, dispatch, sort_rows
 from isoflop.model.grouped import grouped_matmul
 from isoflop.model.linear import Linear
-
-
-class RouterStats(NamedTuple):
-    """What the router did with one batch; scalars, but for `load_E`: the share of routed rows each expert got."""
-
-    balance_loss: Tensor
-    z_loss: Tensor
-    load_E: Tensor
-    entropy: Tensor
+from isoflop.model.mlp import Mlp
+from isoflop.model.routing import RouterStats, capacity, choose, expert_counts, statistics
 
 
 class MixtureOfExperts(nn.Module):
-    """See architecture.MixtureOfExperts. Rows are sorted by expert and multiplied group by group; none is dropped."""
+    """See architecture.MixtureOfExperts. Rows are sorted by expert and multiplied group by group."""
 
     def __init__(self, feed_forward: architecture.MixtureOfExperts, d_model: int) -> None:
         super().__init__()
         f = self.feed_forward = feed_forward
-        self.router = Linear(d_model, f.n_experts)
-        self.gate_up = nn.Parameter(torch.empty(f.n_experts, d_model, 2 * f.d_ff))
+        gated = f.activation in GATED
+        self.first = "gate_up" if gated else "up"
+        width = 2 * f.d_ff if gated else f.d_ff
+        self.router = Linear(d_model, f.n_experts, bias=f.router_bias)
+        setattr(self, self.first, nn.Parameter(torch.empty(f.n_experts, d_model, width)))
         self.down = nn.Parameter(torch.empty(f.n_experts, f.d_ff, d_model))
+        if f.bias:
+            setattr(self, f"{self.first}_bias", nn.Parameter(torch.empty(f.n_experts, width)))
+            self.down_bias = nn.Parameter(torch.empty(f.n_experts, d_model))
+        if f.selection_bias:
+            self.register_buffer("selection_bias", torch.zeros(f.n_experts, dtype=torch.float32))
+        if f.shared is not None:
+            self.shared = Mlp(architecture.Mlp(f.shared.d_ff, f.activation, f.bias), d_model)
+            if f.shared.gated:
+                self.shared_gate = Linear(d_model, 1)
 
-    def forward(self, x_BTM: Tensor) -> tuple[Tensor, RouterStats]:
-        x_NM = x_BTM.flatten(0, 1)
-        logits_NE = self.router(x_NM).float()  # the softmax of a router in bf16 loses the ties that matter
-        weight_NK, expert_NK, stats = route(logits_NE, self.feed_forward)
-        y_NM = self._mix(x_NM, weight_NK.to(x_NM.dtype), expert_NK)
-        return y_NM.view_as(x_BTM), stats
+    def forward(self, x_BTM: Tensor) -> tuple[Tensor, RouterStats] | Tensor:
+        """[B, T, M]; in training with what the router did, in evaluation (`eval()`) without: a decoded token is spared
+        the work."""
+        f, x_NM = self.feed_forward, x_BTM.flatten(0, 1)
+        logits_NE = self.router(x_NM.float())  # a router in bf16 loses the ties that matter (Fedus et al. 2021, 2.4)
+        chosen = choose(logits_NE, f, self.selection_bias if f.selection_bias else None)
+        y_NM = self._mix(x_NM, chosen.weight_NK.to(x_NM.dtype), chosen.expert_NK)
+        if f.shared is not None:
+            y_NM = y_NM + self._shared(x_NM)
+        y_BTM = y_NM.view_as(x_BTM)
+        return (y_BTM, statistics(logits_NE, chosen, f, len(x_BTM))) if self.training else y_BTM
+
+    def loss(self, stats: RouterStats) -> Tensor:
+        """The weighted sum of the router's losses, a scalar."""
+        f = self.feed_forward
+        weighted = (
+            (f.balance_coef, stats.balance_loss),
+            (f.z_coef, stats.z_loss),
+            (f.sequence_balance_coef, stats.sequence_balance_loss),
+        )
+        return sum((coef * loss for coef, loss in weighted if coef), start=torch.zeros_like(stats.z_loss))
+
+    @torch.no_grad()
+    def after_step(self, stats: RouterStats) -> None:
+        """Balance without a loss (Wang et al. 2024, arXiv 2408.15664, algorithm 1): raise the selection bias of every
+        expert under the mean load, lower that of every one over it. `stats` are those of the step just taken."""
+        f = self.feed_forward
+        if f.bias_update_rate:
+            self.selection_bias += f.bias_update_rate * (1 / f.n_experts - stats.load_E).sign()
+
+    def _shared(self, x_NM: Tensor) -> Tensor:
+        y_NM: Tensor = self.shared(x_NM)
+        return self.shared_gate(x_NM).sigmoid() * y_NM if hasattr(self, "shared_gate") else y_NM
 
     def _mix(self, x_NM: Tensor, weight_NK: Tensor, expert_NK: Tensor) -> Tensor:
-        k = self.feed_forward.top_k
-        order_R = expert_NK.flatten().argsort(stable=True)
-        counts_E = expert_counts(expert_NK, self.feed_forward.n_experts)
-        ends_E = counts_E.cumsum(0).to(torch.int32)
-        gate_RF, up_RF = grouped_matmul(x_NM[order_R // k], self.gate_up, ends_E).chunk(2, dim=-1)
-        y_RM = grouped_matmul(F.silu(gate_RF) * up_RF, self.down, ends_E)
-        y_RM = y_RM * weight_NK.flatten()[order_R, None]
-        return torch.zeros_like(x_NM).index_add(0, order_R // k, y_RM)
+        f = self.feed_forward
+        rows = sort_rows(expert_NK, expert_counts(expert_NK, f.n_experts), capacity(f, len(x_NM)))
+        x_RM = dispatch(x_NM, rows)
+        if f.weigh == "input":
+            x_RM = x_RM * weight_NK.flatten()[rows.order_R, None]
+            weight_NK = torch.ones_like(weight_NK)
+        if rows.kept_NK is not None:
+            weight_NK = weight_NK * rows.kept_NK
+        h_RF = activate(self._linear(self.first, x_RM, rows), f.activation)
+        return combine(self._linear("down", h_RF, rows), weight_NK, rows)
 
-
-def expert_counts(expert_NK: Tensor, n_experts: int) -> Tensor:
-    """How many rows each expert got, [E]."""
-    experts_E = torch.arange(n_experts, device=expert_NK.device)
-    return (expert_NK.flatten()[:, None] == experts_E).sum(0)
-
-
-def route(logits_NE: Tensor, f: architecture.MixtureOfExperts) -> tuple[Tensor, Tensor, RouterStats]:
-    """The weights [N, K] and indices [N, K] of each token's experts, and the router's statistics and losses."""
-    probability_NE = logits_NE.softmax(-1)
-    weight_NK, expert_NK = probability_NE.topk(f.top_k, dim=-1)
-    if f.renormalize:
-        weight_NK = weight_NK / weight_NK.sum(-1, keepdim=True)
-    load_E = expert_counts(expert_NK, f.n_experts) / expert_NK.numel()
-    stats = RouterStats(
-        balance_loss=f.n_experts * (load_E * probability_NE.mean(0)).sum(),
-        z_loss=logits_NE.logsumexp(-1).square().mean(),
-        load_E=load_E,
-        entropy=-(probability_NE * probability_NE.clamp_min(1e-20).log()).sum(-1).mean(),
-    )
-    return weight_NK, expert_NK, stats
+    def _linear(self, name: str, x_R: Tensor, rows: Rows) -> Tensor:
+        y_R = grouped_matmul(x_R, getattr(self, name), rows.ends_E)
+        if not self.feed_forward.bias:
+            return y_R
+        bias_E: Tensor = getattr(self, f"{name}_bias")
+        return y_R + bias_E.to(y_R.dtype).index_select(0, rows.expert_R)

@@ -13,8 +13,8 @@ _LIBRARY.define("grouped_weight_gradient(Tensor x, Tensor grad, Tensor ends) -> 
 
 
 def grouped_matmul(x_RM: Tensor, weight_EMF: Tensor, ends_E: Tensor) -> Tensor:
-    """Rows up to ends_E[0] times weight 0, the next up to ends_E[1] times weight 1, ...; [R, F]. The one seam where a
-    grouped kernel can be exchanged."""
+    """Rows up to ends_E[0] times weight 0, the next up to ends_E[1] times weight 1, ...; [R, F]. Rows from ends_E[-1]
+    on belong to no group: they become zero. The one seam where a grouped kernel can be exchanged."""
     weight_EMF = weight_EMF.to(x_RM.dtype)
     if x_RM.device.type == "cuda":
         return _padded_grouped_mm(x_RM, weight_EMF, ends_E)
@@ -46,25 +46,31 @@ class _GroupedMatmul(torch.autograd.Function):
         return dx_RM, torch.ops.isoflop.grouped_weight_gradient(x_RM, grad_RF, ends_E), None
 
 
-def _groups(ends_E: Tensor) -> Iterator[tuple[int, slice]]:
+def _groups(ends: Tensor) -> Iterator[tuple[int, int, int]]:
+    """Expert, first row, end."""
     start = 0
-    for expert, end in enumerate(ends_E.tolist()):
-        if end > start:
-            yield expert, slice(start, end)
+    for expert, end in enumerate(ends.tolist()):
+        yield expert, start, end
         start = end
 
 
 def _matmul(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     out = x.new_empty(x.shape[0], weight.shape[-1])
-    for expert, rows in _groups(ends):
-        torch.mm(x[rows], weight[expert], out=out[rows])
+    end = 0
+    for expert, start, end in _groups(ends):
+        if end > start:
+            torch.mm(x[start:end], weight[expert], out=out[start:end])
+    out[end:] = 0
     return out
 
 
 def _weight_gradient(x: Tensor, grad: Tensor, ends: Tensor) -> Tensor:
-    out = x.new_zeros(len(ends), x.shape[-1], grad.shape[-1])
-    for expert, rows in _groups(ends):
-        torch.mm(x[rows].t(), grad[rows], out=out[expert])
+    out = x.new_empty(len(ends), x.shape[-1], grad.shape[-1])
+    for expert, start, end in _groups(ends):
+        if end > start:
+            torch.mm(x[start:end].t(), grad[start:end], out=out[expert])
+        else:
+            out[expert] = 0
     return out
 
 

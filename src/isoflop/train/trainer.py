@@ -51,6 +51,7 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
         self._zero_grad()
+        self.model.after_step(losses.router)
         self._nats += losses.nats.detach()
         self._load = [stats.load_E.detach() for stats in losses.router]
         self._steps_since_read += 1
@@ -80,7 +81,7 @@ class Trainer:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Copies of every tensor that training depends on, and the counters beside them."""
-        tensors = {f"model.{name}": p.detach().clone() for name, p in self.model.named_parameters()}
+        tensors = {f"model.{name}": value.clone() for name, value in self.model.state_dict().items()}
         for i, optimizer in enumerate(self.optimizers):
             for index, slots in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{i}.{index}.{key}": value.clone() for key, value in slots.items()}
@@ -90,8 +91,8 @@ class Trainer:
     def restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Go back to a state. Raises KeyError or RuntimeError where it is not this model's."""
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                parameter.copy_(tensors[f"model.{name}"])
+            for name, value in self.model.state_dict().items():  # parameters, and the experts' selection bias
+                value.copy_(tensors[f"model.{name}"])
             self._nats.copy_(tensors["nats"])
         for i, optimizer in enumerate(self.optimizers):
             slots: dict[int, dict[str, Tensor]] = {}
