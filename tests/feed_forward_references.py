@@ -30,14 +30,20 @@ def mlp_by_definition(x: Tensor, f: Mlp | MixtureOfExperts, weights: dict[str, T
     return activation_by_definition(h, f.activation) @ weights["down"] + weights.get("down_bias", 0.0)
 
 
-def mixture_by_tokens(x_NM: Tensor, module: nn.Module) -> tuple[Tensor, list[list[int]], int]:
-    """A mixture of experts with each token on its own, from the description: outputs, chosen experts, rows dropped."""
+def mixture_by_tokens(x_BTM: Tensor, module: nn.Module) -> tuple[Tensor, list[list[int]], int]:
+    """A mixture of experts with each token on its own, earlier positions first: outputs [B, T, M], chosen experts, how
+    many rows were dropped."""
     f: MixtureOfExperts = module.feed_forward
     p = dict(module.named_parameters())
-    p |= {name.replace(first, "first"): p[name] for first in ("gate_up", "up") for name in (first, f"{first}_bias") if name in p}
-    limit = len(x_NM) * f.top_k if f.capacity_factor is None else _limit(f, len(x_NM))
+    p |= {
+        name.replace(first, "first"): p[name]
+        for first in ("gate_up", "up")
+        for name in (first, f"{first}_bias")
+        if name in p
+    }
+    limit = x_BTM.numel() * f.top_k if f.capacity_factor is None else _limit(f, x_BTM.shape[:2].numel())
     taken, dropped, chosen, out = [0] * f.n_experts, 0, [], []
-    for x_M in x_NM:
+    for x_M in x_BTM.transpose(0, 1).flatten(0, 1):
         logits_E = p["router.weight"] @ x_M + (p["router.bias"] if f.router_bias else 0.0)
         score_E = logits_E.softmax(-1) if f.router == "softmax" else 1 / (1 + torch.exp(-logits_E))
         merit_E = score_E.detach() + (module.selection_bias if f.selection_bias else 0.0)
@@ -58,7 +64,7 @@ def mixture_by_tokens(x_NM: Tensor, module: nn.Module) -> tuple[Tensor, list[lis
             )
         out.append(y_M + _shared_by_definition(x_M, f, p))
         chosen.append(best)
-    return torch.stack(out), chosen, dropped
+    return torch.stack(out).unflatten(0, (-1, len(x_BTM))).transpose(0, 1), chosen, dropped
 
 
 def _limit(f: MixtureOfExperts, tokens: int) -> int:

@@ -1,7 +1,6 @@
 """What the fast paths of the model compute, in plain matrix products: slow, obvious, and counted by torch."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 

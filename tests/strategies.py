@@ -36,8 +36,9 @@ ACTIVATIONS = st.sampled_from(get_args(Activation))
 
 
 @st.composite
-def mixtures(draw: st.DrawFn) -> MixtureOfExperts:
-    """From one expert to six, from one chosen to all; widths that no kernel likes; every rule of routing."""
+def mixtures(draw: st.DrawFn, limited: bool = True) -> MixtureOfExperts:
+    """From one expert to six, from one chosen to all; widths that no kernel likes; every rule of routing. `limited`:
+    with a capacity too, which makes a token depend on the rest of the batch."""
     n_groups, group = draw(st.sampled_from(((1, 1), (1, 2), (1, 5), (2, 2), (2, 3), (3, 2))))
     top_groups = draw(st.integers(1, n_groups))
     selection_bias = draw(st.booleans())
@@ -56,7 +57,7 @@ def mixtures(draw: st.DrawFn) -> MixtureOfExperts:
         top_groups=top_groups,
         group_score=draw(st.sampled_from(("best", "best-two"))) if group > 1 else "best",
         weigh=draw(st.sampled_from(("output", "input"))),
-        capacity_factor=draw(st.none() | st.sampled_from((0.25, 0.7, 1.0, 1.1, 2.0))),
+        capacity_factor=draw(st.sampled_from((None, 0.25, 0.7, 1.0, 1.1, 2.0) if limited else (None,))),
         shared=draw(st.none() | st.builds(SharedExperts, d_ff=st.integers(1, 9), gated=st.booleans())),
         balance_coef=draw(st.sampled_from((0.0, 0.01))),
         sequence_balance_coef=draw(st.sampled_from((0.0, 0.02))),
@@ -70,7 +71,7 @@ def mlps() -> st.SearchStrategy[Mlp]:
 
 
 def feed_forwards() -> st.SearchStrategy[FeedForward]:
-    return mlps() | mixtures()
+    return mlps() | mixtures(limited=False)
 
 
 def ropes() -> st.SearchStrategy[Rope]:

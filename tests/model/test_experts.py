@@ -4,17 +4,17 @@ import math
 
 import pytest
 import torch
-from feed_forward_references import activation_by_definition, mixture_by_tokens, mlp_by_definition
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import feed_forwards, mixtures, mlps
 from torch import Tensor, nn
 
+from feed_forward_references import activation_by_definition, mixture_by_tokens, mlp_by_definition
 from isoflop.architecture import MixtureOfExperts, Mlp, SharedExperts
 from isoflop.cost.feed_forward import feed_forward_parameters
 from isoflop.model import experts, mlp
 from isoflop.model.activation import activate
 from isoflop.model.routing import capacity, route
+from strategies import feed_forwards, mixtures, mlps
 
 
 def built(f: Mlp | MixtureOfExperts, d_model: int) -> nn.Module:
@@ -59,8 +59,8 @@ def test_mlp_is_its_definition(f: Mlp, d_model: int) -> None:
 def test_mixture_is_its_definition(f: MixtureOfExperts, d_model: int, context: int, batch: int, seed: int) -> None:
     module, x = filled(f, d_model, seed), inputs(batch, context, d_model, seed=seed)
     found, stats = module(x)
-    wanted, chosen, dropped = mixture_by_tokens(x.flatten(0, 1), module)
-    same(found, wanted.view_as(x), [x, *module.parameters()])
+    wanted, chosen, dropped = mixture_by_tokens(x, module)
+    same(found, wanted, [x, *module.parameters()])
     rows = len(chosen) * f.top_k
     load = [sum(e in best for best in chosen) / rows for e in range(f.n_experts)]
     assert stats.load_E.tolist() == pytest.approx(load)
@@ -110,7 +110,7 @@ def test_few_rows_and_none(bf16: bool) -> None:
     """One token, and experts without any, in both types."""
     f = MixtureOfExperts(n_experts=7, top_k=2, d_ff=5, bias=True)
     module, x = filled(f, 6).eval(), inputs(1, 1, 6)
-    wanted = mixture_by_tokens(x[0], module)[0][None]
+    wanted = mixture_by_tokens(x, module)[0]
     found = module(x.bfloat16() if bf16 else x)
     assert found.dtype == (torch.bfloat16 if bf16 else torch.float32)
     torch.testing.assert_close(found.float(), wanted, **({"rtol": 0.05, "atol": 0.05} if bf16 else {}))
@@ -121,17 +121,17 @@ def test_few_rows_and_none(bf16: bool) -> None:
 
 @pytest.mark.parametrize(("factor", "kept"), [(0.01, 1), (1.0, 2), (1.6, 4), (5.0, 10)])
 def test_all_tokens_to_one_expert(factor: float, kept: int) -> None:
-    """The first tokens are served, to the last row of the capacity; of the others nothing is left."""
+    """The first positions are served, to the last row of the capacity; of the others nothing is left."""
     f = MixtureOfExperts(n_experts=5, top_k=1, d_ff=4, router_bias=True, bias=True, capacity_factor=factor)
     module, x = filled(f, 3), inputs(2, 5, 3)
     module.router.bias.data[3] = 100.0
     y, stats = module(x)
-    served = y.flatten(0, 1).abs().sum(-1) > 0
+    served = y.transpose(0, 1).flatten(0, 1).abs().sum(-1) > 0
     assert served.tolist() == [True] * kept + [False] * (10 - kept)
     assert float(stats.dropped) == pytest.approx(1 - kept / 10)
     assert stats.load_E.tolist() == [0, 0, 0, 1, 0]  # what the router asked for
     (gradient,) = torch.autograd.grad(y.sum(), x)
-    assert (gradient.flatten(0, 1).abs().sum(-1) > 0).tolist() == served.tolist()
+    assert (gradient.transpose(0, 1).flatten(0, 1).abs().sum(-1) > 0).tolist() == served.tolist()
 
 
 def test_capacity_is_rounded_up_but_not_by_rounding_errors() -> None:

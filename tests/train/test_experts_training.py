@@ -59,11 +59,11 @@ def test_the_rule_evens_out_the_load() -> None:
     loads = {}
     for rate in (0.0, 0.02):
         run = trainer(rate)
-        for step in range(120):
+        for step in range(150):
             run.train_step(*batch(step), lr_factor=1.0)
         loads[rate] = heaviest(run)
         assert all(bool(bias.any()) == bool(rate) for bias in biases(run))
-    assert loads[0.0] > 2.0 and loads[0.02] < 1.4
+    assert loads[0.0] > 2.0 and loads[0.02] < 1.6
 
 
 @pytest.mark.parametrize("stop", [1, 3])

@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoflop import architecture
-from isoflop.model.experts import MixtureOfExperts, RouterStats
+from isoflop.model.experts import MixtureOfExperts
 from isoflop.model.layer import LayerModel
 from isoflop.model.linear import Linear
 from isoflop.model.norm import build_norm
 from isoflop.model.place import Place, sinusoids
 from isoflop.model.rope import RopeTables
+from isoflop.model.routing import RouterStats
 
 
 class Losses(NamedTuple):

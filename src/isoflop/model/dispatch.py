@@ -23,17 +23,28 @@ class Rows(NamedTuple):
     kept_NK: Tensor | None
 
 
-def sort_rows(expert_NK: Tensor, counts_E: Tensor, capacity: int | None) -> Rows:
-    """Rows by expert, those of one expert by token. Each expert keeps the first `capacity`; the others come last."""
+def sort_rows(expert_NK: Tensor, counts_E: Tensor, capacity: int | None, n_sequences: int) -> Rows:
+    """Rows by expert, those of one expert by token. Each expert keeps the first `capacity`, the others come last."""
     expert_R, kept_NK = expert_NK.flatten(), None
-    order_R, place_R = _order(expert_R)
+    key_R = expert_R
     if capacity is not None:
-        start_E = counts_E.cumsum(0) - counts_E
-        kept_R = place_R - start_E[expert_R] < capacity
-        order_R, place_R = _order(expert_R.masked_fill(~kept_R, len(counts_E)))
-        counts_E, kept_NK = counts_E.clamp_max(capacity), kept_R.view_as(expert_NK)
+        kept_NK = _within_capacity(expert_NK, counts_E, capacity, n_sequences)
+        key_R = expert_R.masked_fill(~kept_NK.flatten(), len(counts_E))
+        counts_E = counts_E.clamp_max(capacity)
+    order_R, place_R = _order(key_R)
     ends_E = counts_E.cumsum(0).to(torch.int32)
     return Rows(order_R, place_R.view_as(expert_NK), ends_E, expert_R[order_R], kept_NK)
+
+
+def _within_capacity(expert_NK: Tensor, counts_E: Tensor, capacity: int, n_sequences: int) -> Tensor:
+    """Which choices find room. First come those of the sequences' first positions, then of their second, ...: so no
+    token can be dropped for the sake of a later one."""
+    expert_TBK = expert_NK.unflatten(0, (n_sequences, -1)).transpose(0, 1)
+    expert_R = expert_TBK.reshape(-1)
+    _, place_R = _order(expert_R)
+    start_E = counts_E.cumsum(0) - counts_E
+    kept_R = place_R - start_E[expert_R] < capacity
+    return kept_R.view(expert_TBK.shape).transpose(0, 1).reshape(expert_NK.shape)
 
 
 def _order(key_R: Tensor) -> tuple[Tensor, Tensor]:

@@ -42,7 +42,7 @@ class MixtureOfExperts(nn.Module):
         f, x_NM = self.feed_forward, x_BTM.flatten(0, 1)
         logits_NE = self.router(x_NM.float())  # a router in bf16 loses the ties that matter (Fedus et al. 2021, 2.4)
         chosen = choose(logits_NE, f, self.selection_bias if f.selection_bias else None)
-        y_NM = self._mix(x_NM, chosen.weight_NK.to(x_NM.dtype), chosen.expert_NK)
+        y_NM = self._mix(x_NM, chosen.weight_NK.to(x_NM.dtype), chosen.expert_NK, len(x_BTM))
         if f.shared is not None:
             y_NM = y_NM + self._shared(x_NM)
         y_BTM = y_NM.view_as(x_BTM)
@@ -70,9 +70,9 @@ class MixtureOfExperts(nn.Module):
         y_NM: Tensor = self.shared(x_NM)
         return self.shared_gate(x_NM).sigmoid() * y_NM if hasattr(self, "shared_gate") else y_NM
 
-    def _mix(self, x_NM: Tensor, weight_NK: Tensor, expert_NK: Tensor) -> Tensor:
+    def _mix(self, x_NM: Tensor, weight_NK: Tensor, expert_NK: Tensor, n_sequences: int) -> Tensor:
         f = self.feed_forward
-        rows = sort_rows(expert_NK, expert_counts(expert_NK, f.n_experts), capacity(f, len(x_NM)))
+        rows = sort_rows(expert_NK, expert_counts(expert_NK, f.n_experts), capacity(f, len(x_NM)), n_sequences)
         x_RM = dispatch(x_NM, rows)
         if f.weigh == "input":
             x_RM = x_RM * weight_NK.flatten()[rows.order_R, None]

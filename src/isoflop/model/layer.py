@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from isoflop import architecture
 from isoflop.model.attention import Attention
-from isoflop.model.experts import MixtureOfExperts, RouterStats
+from isoflop.model.experts import MixtureOfExperts
 from isoflop.model.hyena import Hyena
 from isoflop.model.latent import LatentAttention
 from isoflop.model.mamba1 import Mamba1
@@ -14,6 +14,7 @@ from isoflop.model.mamba2 import Mamba2
 from isoflop.model.mlp import Mlp
 from isoflop.model.norm import build_norm
 from isoflop.model.place import Place
+from isoflop.model.routing import RouterStats
 from isoflop.model.s4d import S4D
 
 

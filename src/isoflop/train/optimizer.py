@@ -89,7 +89,9 @@ def _groups(model: "DecoderModel", spec: Optimizer, recipe: Recipe) -> list[dict
     groups: dict[tuple[str, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         kind = kind_of(name, parameter.dim())
-        is_matrix = kind == "hidden" and parameter.dim() == 2 and not name.endswith(("router.weight", "shared_gate.weight"))
+        is_matrix = (
+            kind == "hidden" and parameter.dim() == 2 and not name.endswith(("router.weight", "shared_gate.weight"))
+        )
         groups.setdefault((kind, is_matrix), []).append(parameter)
     return [
         {
