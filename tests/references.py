@@ -1,6 +1,7 @@
 """What the fast paths of the model compute, in plain matrix products: slow, obvious, and counted by torch."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -54,14 +55,27 @@ def no_attention(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKE: Tensor, scale: float, *
 
 
 def experts_by_loop(x_RM: Tensor, weight_EMF: Tensor, ends_E: Tensor) -> Tensor:
-    """One product an expert, zeros for rows of none. Without data (meta device) rows are dealt evenly, which changes no
-    count."""
+    """One product an expert. Without data (meta device) rows are dealt evenly, which changes no count."""
     if x_RM.is_meta:
         parts = x_RM.tensor_split(len(weight_EMF))
-        return torch.cat([rows @ weight.to(rows.dtype) for rows, weight in zip(parts, weight_EMF, strict=True)])
-    *parts, over = x_RM.tensor_split(ends_E.long().cpu())
-    products = [rows @ weight.to(rows.dtype) for rows, weight in zip(parts, weight_EMF, strict=True)]
-    return torch.cat([*products, over.new_zeros(len(over), weight_EMF.shape[-1])])
+    else:
+        parts = x_RM.tensor_split(ends_E[:-1].long().cpu())
+    return torch.cat([rows @ weight.to(rows.dtype) for rows, weight in zip(parts, weight_EMF, strict=True)])
+
+
+def mixture_by_tokens(x_NM: Tensor, router_EM: Tensor, gate_up_EMF: Tensor, down_EFM: Tensor, k: int, renorm: bool):
+    """A mixture of experts with each token on its own, from the definition."""
+    out = []
+    for x_M in x_NM:
+        probability_E = (router_EM @ x_M).softmax(-1)
+        chosen = sorted(range(len(probability_E)), key=lambda e: -float(probability_E[e].detach()))[:k]
+        total = sum(probability_E[e] for e in chosen) if renorm else 1.0
+        parts = []
+        for e in chosen:
+            gate, up = (x_M @ gate_up_EMF[e]).chunk(2)
+            parts.append(probability_E[e] / total * ((F.silu(gate) * up) @ down_EFM[e]))
+        out.append(torch.stack(parts).sum(0))
+    return torch.stack(out)
 
 
 def mamba1_recurrence(

@@ -1,7 +1,5 @@
 """Random valid decoders, small enough to run and awkward enough to matter."""
 
-from typing import get_args
-
 from hypothesis import strategies as st
 
 from isoflop.architecture import (
@@ -14,9 +12,7 @@ from isoflop.architecture import (
     Mlp,
     RmsNorm,
     Rope,
-    SharedExperts,
 )
-from isoflop.architecture.feed_forward import Activation
 
 
 @st.composite
@@ -32,46 +28,22 @@ def attentions(draw: st.DrawFn) -> Attention:
     )
 
 
-ACTIVATIONS = st.sampled_from(get_args(Activation))
-
-
 @st.composite
-def mixtures(draw: st.DrawFn, limited: bool = True) -> MixtureOfExperts:
-    """From one expert to six, from one chosen to all; widths that no kernel likes; every rule of routing. `limited`:
-    with a capacity too, which makes a token depend on the rest of the batch."""
-    n_groups, group = draw(st.sampled_from(((1, 1), (1, 2), (1, 5), (2, 2), (2, 3), (3, 2))))
-    top_groups = draw(st.integers(1, n_groups))
-    selection_bias = draw(st.booleans())
+def mixtures(draw: st.DrawFn) -> MixtureOfExperts:
+    """From one expert to five, from one chosen to all; widths that no kernel likes."""
+    n_experts = draw(st.integers(1, 5))
     return MixtureOfExperts(
-        n_experts=n_groups * group,
-        top_k=draw(st.integers(1, group * top_groups)),
+        n_experts=n_experts,
+        top_k=draw(st.integers(1, n_experts)),
         d_ff=draw(st.integers(1, 20)),
-        activation=draw(ACTIVATIONS),
-        bias=draw(st.booleans()),
-        router=draw(st.sampled_from(("softmax", "sigmoid"))),
-        router_bias=draw(st.booleans()),
         renormalize=draw(st.booleans()),
-        routed_scale=draw(st.sampled_from((1.0, 2.5))),
-        selection_bias=selection_bias,
-        n_groups=n_groups,
-        top_groups=top_groups,
-        group_score=draw(st.sampled_from(("best", "best-two"))) if group > 1 else "best",
-        weigh=draw(st.sampled_from(("output", "input"))),
-        capacity_factor=draw(st.sampled_from((None, 0.25, 0.7, 1.0, 1.1, 2.0) if limited else (None,))),
-        shared=draw(st.none() | st.builds(SharedExperts, d_ff=st.integers(1, 9), gated=st.booleans())),
         balance_coef=draw(st.sampled_from((0.0, 0.01))),
-        sequence_balance_coef=draw(st.sampled_from((0.0, 0.02))),
         z_coef=draw(st.sampled_from((0.0, 0.001))),
-        bias_update_rate=draw(st.sampled_from((0.0, 0.05))) if selection_bias else 0.0,
     )
 
 
-def mlps() -> st.SearchStrategy[Mlp]:
-    return st.builds(Mlp, d_ff=st.integers(1, 20), activation=ACTIVATIONS, bias=st.booleans())
-
-
 def feed_forwards() -> st.SearchStrategy[FeedForward]:
-    return mlps() | mixtures(limited=False)
+    return st.builds(Mlp, d_ff=st.integers(1, 20)) | mixtures()
 
 
 def ropes() -> st.SearchStrategy[Rope]:

@@ -1,7 +1,9 @@
 """Feed-forwards of every kind: values and gradients against their definitions; what the router does; balance."""
 
 import math
+from typing import get_args
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,11 +12,19 @@ from torch import Tensor, nn
 
 from feed_forward_references import activation_by_definition, mixture_by_tokens, mlp_by_definition
 from isoflop.architecture import MixtureOfExperts, Mlp, SharedExperts
+from isoflop.architecture.feed_forward import Activation
 from isoflop.cost.feed_forward import feed_forward_parameters
 from isoflop.model import experts, mlp
 from isoflop.model.activation import activate
 from isoflop.model.routing import capacity, route
-from strategies import feed_forwards, mixtures, mlps
+from strategies import feed_forwards, mixtures
+
+ACTIVATIONS = get_args(Activation)
+LIMITS = st.sampled_from((None, None, 0.25, 0.7, 1.0, 1.1, 2.0))
+
+
+def mlps() -> st.SearchStrategy[Mlp]:
+    return st.builds(Mlp, d_ff=st.integers(1, 20), activation=st.sampled_from(ACTIVATIONS), bias=st.booleans())
 
 
 def built(f: Mlp | MixtureOfExperts, d_model: int) -> nn.Module:
@@ -55,8 +65,11 @@ def test_mlp_is_its_definition(f: Mlp, d_model: int) -> None:
 
 
 @settings(max_examples=150)
-@given(mixtures(), st.integers(1, 12), st.integers(1, 6), st.integers(1, 2), st.integers(0, 999))
-def test_mixture_is_its_definition(f: MixtureOfExperts, d_model: int, context: int, batch: int, seed: int) -> None:
+@given(mixtures(), LIMITS, st.integers(1, 12), st.integers(1, 6), st.integers(1, 2), st.integers(0, 999))
+def test_mixture_is_its_definition(
+    f: MixtureOfExperts, limit: float | None, d_model: int, context: int, batch: int, seed: int
+) -> None:
+    f = msgspec.structs.replace(f, capacity_factor=limit)
     module, x = filled(f, d_model, seed), inputs(batch, context, d_model, seed=seed)
     found, stats = module(x)
     wanted, chosen, dropped = mixture_by_tokens(x, module)
@@ -210,5 +223,5 @@ def test_compiled_is_eager(weigh: str) -> None:
 
 def test_activations_far_out() -> None:
     h = torch.tensor([[-50.0, -9.0, -0.1, 0.0, 0.1, 9.0, 50.0, 3.0]]).requires_grad_()
-    for kind in ("relu", "relu2", "gelu", "gelu-tanh", "silu", "swiglu", "geglu", "geglu-tanh", "swiglu-clamped"):
+    for kind in ACTIVATIONS:
         same(activate(h, kind), activation_by_definition(h, kind), [h], 1e-5)
