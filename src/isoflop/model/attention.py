@@ -90,16 +90,15 @@ class Attention(nn.Module):
 
     def _project(self, x_BTM: Tensor, place: Place) -> tuple[Tensor, Tensor, Tensor]:
         m = self.mixer
-        qkv_BTX = self.qkv(x_BTM)
-        if m.clip_qkv is not None:
-            qkv_BTX = qkv_BTX.clamp(-m.clip_qkv, m.clip_qkv)
-        heads_BTHD = qkv_BTX.unflatten(-1, (-1, m.d_head))
+        heads_BTHD = self.qkv(x_BTM).unflatten(-1, (-1, m.d_head))
         q_BTHD, k_BTKD, v_BTKD = heads_BTHD.split((m.n_heads, m.n_kv_heads, m.n_kv_heads), dim=2)
         if m.qk_norm == "head":
             q_BTHD, k_BTKD = self.q_norm(q_BTHD), self.k_norm(k_BTKD)
         elif m.qk_norm == "all":
             q_BTHD = self.q_norm(q_BTHD.flatten(2)).view_as(q_BTHD)
             k_BTKD = self.k_norm(k_BTKD.flatten(2)).view_as(k_BTKD)
+        if m.clip_qkv is not None:
+            q_BTHD, k_BTKD, v_BTKD = (x.clamp(-m.clip_qkv, m.clip_qkv) for x in (q_BTHD, k_BTKD, v_BTKD))
         if self.rope is not None and place.cos_TC is not None and place.sin_TC is not None:
             q_BTHD = rotate(q_BTHD, place.cos_TC, place.sin_TC, self.rope.layout)
             k_BTKD = rotate(k_BTKD, place.cos_TC, place.sin_TC, self.rope.layout)
