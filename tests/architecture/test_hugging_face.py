@@ -102,34 +102,122 @@ def test_sparse_and_dense_layers() -> None:
     assert not from_hugging_face(QWEN3_MOE | {"norm_topk_prob": False}, "x").layers[3].feed_forward.renormalize
 
 
+GEMMA3: dict[str, Any] = LLAMA | {
+    "model_type": "gemma3_text",
+    "head_dim": 8,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "sliding_window": 16,
+    "rope_parameters": {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}},
+}
+FALCON: dict[str, Any] = {k: v for k, v in LLAMA.items() if k != "rope_theta"} | {"model_type": "falcon"}
+MPT: dict[str, Any] = {
+    "model_type": "mpt",
+    "vocab_size": 50,
+    "d_model": 8,
+    "n_heads": 2,
+    "n_layers": 1,
+    "max_seq_len": 9,
+}
+LATENT: dict[str, Any] = LLAMA | {
+    "model_type": "deepseek_v2",
+    "num_key_value_heads": 8,
+    "q_lora_rank": None,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 4,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 4,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,
+}
+HYBRID: dict[str, Any] = LLAMA | {
+    "model_type": "nemotron_h",
+    "head_dim": 8,
+    "hybrid_override_pattern": "*-",
+    "layer_norm_epsilon": 1e-5,
+}
+GPT2 = {"model_type": "gpt2", "vocab_size": 9, "n_embd": 8, "n_head": 2, "n_layer": 2, "n_positions": 9}
+
+
+def without(config: dict[str, Any], key: str) -> dict[str, Any]:
+    return {k: v for k, v in config.items() if k != key}
+
+
+def rope(**keys: object) -> dict[str, Any]:
+    return LLAMA | {"rope_scaling": keys}
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    (LLAMA | {"model_type": "qwen2"}, "model_type 'qwen2' has biases on queries, keys and values"),
-    (LLAMA | {"model_type": "olmoe"}, "model_type 'olmoe' normalises queries and keys over all heads at once"),
-    (LLAMA | {"model_type": "novel"}, "model_type 'novel' is not among those .*readable: llama, mistral"),
-    (LLAMA | {"model_type": "mistral", "sliding_window": 128}, "sliding_window = 128: sliding windows cannot be"),
+    (LLAMA | {"model_type": "phimoe"}, "model_type 'phimoe' routes by sparsemixer"),
+    (LLAMA | {"model_type": "qwen3_next"}, "model_type 'qwen3_next' mixes by gated delta rule"),
+    (LLAMA | {"model_type": "kimi_linear"}, "model_type 'kimi_linear' mixes by a delta rule"),
+    (LLAMA | {"model_type": "gemma3"}, "model_type 'gemma3' sees pictures too"),
+    (
+        LLAMA | {"model_type": "novel" * 99},
+        r"'novelnovel[novel]*' is not among those .*readable: gpt2, gpt_neox, llama,",
+    ),
+    (LLAMA | {"sliding_window": 64}, "sliding_window = 64: a llama has no sliding windows"),
     (LLAMA | {"model_type": "mistral"}, "the key 'sliding_window' is missing"),
-    (QWEN3 | {"use_sliding_window": True, "sliding_window": 64}, "sliding_window = 64"),
+    (LLAMA | {"model_type": "mistral", "sliding_window": 0}, "sliding_window = 0 must be a whole number of at least 1"),
+    (
+        QWEN3 | {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": "4"},
+        'sliding_window = "4" must be a whole number',
+    ),
+    (without(QWEN3, "sliding_window") | {"use_sliding_window": True}, "the key 'sliding_window' is missing"),
     (QWEN3 | {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types: 'sliding_attention' cannot"),
-    (LLAMA | {"attention_bias": True}, "attention_bias = true: biases cannot be represented"),
-    (LLAMA | {"mlp_bias": True}, "mlp_bias = true: biases cannot be represented"),
-    (LLAMA | {"hidden_act": "gelu"}, "hidden_act = \"gelu\" cannot be represented, only 'silu'"),
-    (LLAMA | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "scaling of type 'yarn' cannot be represented"),
-    (LLAMA | {"rope_scaling": {"type": "linear", "factor": 4.0}}, "scaling of type 'linear' cannot be represented"),
-    (LLAMA | {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}}, "type 'dynamic' cannot"),
-    (LLAMA | {"rope_scaling": SCALING | {"factor": "8"}}, 'rope: factor = "8" must be a number'),
-    (LLAMA | {"partial_rotary_factor": 0.5}, "rotating a part of each head cannot be represented"),
+    (QWEN3 | {"layer_types": ["full_attention"]}, "layer_types names 1 layers, num_hidden_layers = 3"),
+    (QWEN3 | {"layer_types": [3]}, "layer_types must be a list of names"),
+    (LLAMA | {"hidden_act": "relu"}, "hidden_act = \"relu\" cannot be represented, only 'gelu'"),
+    (LLAMA | {"hidden_act": "quick_gelu"}, 'hidden_act = "quick_gelu" cannot be represented'),
+    (rope(rope_type="yarn", factor=-4.0), "rope_scaling: factor = -4.0 must be above 0"),
+    (rope(rope_type="proportional"), "scaling of type 'proportional' cannot be represented"),
+    (rope(type="mrope"), "scaling of type 'mrope' cannot be represented"),
+    (rope(type="dynamic", factor=2.0, original_max_position_embeddings=8), "dynamic scaling begins at 512"),
+    (rope(type="longrope", short_factor=[1], long_factor="1"), 'long_factor = "1" must be a list of numbers'),
+    (rope(type="longrope", short_factor=[1], long_factor=[1]), "1 entries; d_head = 8 has 4 rotated pairs"),
+    (rope(rope_type="linear"), "rope_scaling: the key 'factor' is missing"),
+    (LLAMA | {"rope_scaling": SCALING | {"factor": "8"}}, 'rope_scaling: factor = "8" must be a number'),
+    (LLAMA | {"rope_scaling": [4]}, r"rope_scaling = \[...\] must be an object"),
+    (LLAMA | {"partial_rotary_factor": 0.5}, "rotating a part of each head is not what this model_type does"),
+    (LLAMA | {"head_dim": 7}, "of heads of width 7, 7 dimensions would turn: an odd number"),
     (LLAMA | {"auto_map": {"AutoModel": "x"}}, "auto_map: the model is code of its own"),
     (LLAMA | {"hidden_size": "64"}, 'hidden_size = "64" must be a whole number'),
     (LLAMA | {"hidden_size": True}, "hidden_size = true must be a whole number"),
+    (LLAMA | {"hidden_size": 10**400}, r"hidden_size = 1000*\.\.\. must be a whole number of at least 1 and at most 2"),
     (LLAMA | {"hidden_size": 65}, "the key 'head_dim' is missing and does not follow"),
-    (LLAMA | {"num_attention_heads": 0}, "the key 'head_dim' is missing and does not follow"),
+    (LLAMA | {"num_attention_heads": 0}, "num_attention_heads = 0 must be a whole number of at least 1"),
     (LLAMA | {"num_key_value_heads": 3}, "n_heads = 8 is not a multiple of n_kv_heads = 3"),
-    (LLAMA | {"num_hidden_layers": 0}, "layers is empty"),
+    (LLAMA | {"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000: at most 10000 layers make sense"),
     (LLAMA | {"rope_theta": "x"}, 'rope_theta = "x" must be a number'),
+    (LLAMA | {"rms_norm_eps": float("nan")}, "rms_norm_eps = NaN must be a number, finite"),
+    (LLAMA | {"rms_norm_eps": -1}, "eps = -1.0 must be above 0"),
     (MIXTRAL | {"num_experts_per_tok": 5}, "top_k = 5 exceeds n_experts = 4"),
-    ({k: v for k, v in LLAMA.items() if k != "vocab_size"}, "the key 'vocab_size' is missing"),
-    ({k: v for k, v in QWEN3.items() if k != "head_dim"}, "the key 'head_dim' is missing"),
-    ({k: v for k, v in MIXTRAL.items() if k != "rope_theta"}, "the key 'rope_theta' is missing"),
+    (without(LLAMA, "vocab_size"), "the key 'vocab_size' is missing"),
+    (without(QWEN3, "head_dim"), "the key 'head_dim' is missing"),
+    (without(MIXTRAL, "rope_theta"), "the key 'rope_theta' is missing"),
+    (QWEN3_MOE | {"mlp_only_layers": ["1"]}, "mlp_only_layers must be a list of whole numbers"),
+    (QWEN3_MOE | {"model_type": "qwen2_moe", "use_sliding_window": True}, "the key 'layer_types' is missing"),
+    (GEMMA3 | {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0: a gemma3_text does not cap scores"),
+    (GEMMA3 | {"use_bidirectional_attention": True}, "only causal attention"),
+    (GEMMA3 | {"rope_parameters": {"rope_theta": 1e4}}, "has neither 'full_attention' nor 'sliding_attention'"),
+    (FALCON | {"new_decoder_architecture": True, "parallel_attn": False}, "transformers itself computes nothing"),
+    (FALCON | {"multi_query": False, "num_kv_heads": 2}, "num_kv_heads = 2: .* each head has its own"),
+    (MPT | {"no_bias": False}, "no_bias = false: transformers does not read it"),
+    (MPT | {"attn_config": {"qk_ln": True}}, "attn_config: qk_ln = true: transformers does not read it"),
+    (MPT | {"d_model": 9}, "d_model = 9 is not a multiple of n_heads = 2"),
+    (LATENT | {"mlp_bias": True}, "mlp_bias = true: biases of the shared experts alone"),
+    (LATENT | {"topk_method": "noaux_tc"}, 'topk_method = "noaux_tc" cannot be represented'),
+    (LATENT | {"num_key_value_heads": 2}, "latent attention has as many as num_attention_heads = 8"),
+    (LATENT | {"model_type": "deepseek_v3", "scoring_func": "softmax"}, 'scoring_func = "softmax": cannot'),
+    (without(LATENT, "q_lora_rank"), "the key 'q_lora_rank' is missing"),
+    (HYBRID | {"hybrid_override_pattern": "M?"}, r"hybrid_override_pattern: '\?' cannot be represented"),
+    (HYBRID | {"hybrid_override_pattern": "*" * 10_001}, "hybrid_override_pattern has 10001 layers"),
+    (HYBRID | {"tie_word_embeddings": True}, "transformers does not tie a nemotron_h"),
+    (GPT2 | {"add_cross_attention": True}, "add_cross_attention = true: attention to another sequence"),
+    (GPT2 | {"n_layer": 2.5}, "n_layer = 2.5 must be a whole number"),
+    ({"model_type": "bloom", "apply_residual_connection_post_layernorm": True}, "residual stream of normed values"),
+    ({"model_type": "mamba", "hidden_act": "gelu"}, 'hidden_act = "gelu": cannot be represented'),
     ({"vocab_size": 3}, "the key 'model_type' is missing"),
 ]
 
@@ -159,6 +247,8 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
         ("{", "is not valid JSON"),
         ("[]", "is not the configuration"),
         ("[" * 10**5, "not valid JSON"),
+        ('{"model_type": ' + "9" * 5000 + "}", "not valid JSON"),
+        (" " * (16 * 2**20 + 1), "larger than 16 MiB"),
     ):
         file.write_text(text)
         with pytest.raises(ValueError, match=message):
