@@ -3,3 +3,7 @@
 A room of its own: the proofs need cost/, model/ and train/'s first values at once, and nothing but the command line
 needs them.
 """
+
+from isoflop.check.certificate import Certificate, certify
+
+__all__ = ["Certificate", "certify"]

@@ -58,13 +58,6 @@ def _attention_gradient(args: tuple[Any, ...], whole: bool) -> int:
     return 2 * _attention(args[3:], whole)
 
 
-def _fused_attention_gradient(args: tuple[Any, ...], whole: bool) -> int:
-    """As `_attention_gradient`; queries, keys and values come in one tensor."""
-    qkv, n_heads, n_kv_heads = args[3:6]
-    q, k, v = qkv.split((n_heads, n_kv_heads, n_kv_heads), dim=2)
-    return 2 * _attention((q, k, v, *args[6:]), whole)
-
-
 def _grouped(args: tuple[Any, ...]) -> int:
     """Each row meets one matrix [M, F] of its group."""
     x_RM, weight_EMF = args[:2]
@@ -86,7 +79,6 @@ _OURS = torch.ops.isoflop
 ATTENTION: dict[Packet, Callable[[tuple[Any, ...], bool], int]] = {
     _OURS.attention: _attention,
     _OURS.attention_gradient: _attention_gradient,
-    _OURS.fused_attention_gradient: _fused_attention_gradient,
 }
 _GROUPED: dict[Packet, Callable[..., int]] = {
     _OURS.grouped_matmul: _grouped,

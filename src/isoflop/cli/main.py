@@ -15,6 +15,7 @@ VERBS = {
     "study": "plan the ladder, train it, fit, forecast, report; resumable",
     "zoo": "published architectures, with exact counts",
     "cost": "parameters, FLOPs and cache bytes of an architecture, exactly",
+    "check": "the exact counts proved on the architecture's own modules",
     "compare": "architectures side by side, and one dial turned until they match",
     "fit": "a scaling law with its certificate, from any table of runs",
 }
