@@ -20,7 +20,7 @@ from torch import Tensor
 
 from isoflop.model.kernels import attention as kernel
 from isoflop.model.kernels import build
-from isoflop.model.kernels.attention import attention, fused_attention
+from isoflop.model.kernels.attention import attention
 from isoflop.model.kernels.plain import Options, torch_attention
 
 needs_compiler = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler")
@@ -149,21 +149,6 @@ def test_torch_implementation(case: Case) -> None:
 def test_several_blocks(found_by: Callable[[Tensor, Tensor, Tensor, Options], Tensor], options: Options) -> None:
     """More queries than a block of either, and for the kernel more than a task."""
     same_as_masked(Case(1, 1100, 1, 2, 16, 24, 3, options, True, True), found_by)
-
-
-@needs_compiler
-@settings(max_examples=30)
-@given(cases())
-def test_one_fused_tensor(case: Case) -> None:
-    """Same bits as three tensors, in the gradient too."""
-    heads, kv = case.kv_heads * case.group, case.kv_heads
-    qkv = torch.randn(case.batch, case.context, heads + 2 * kv, case.width, requires_grad=True)
-    options = vars(replace(case.options, start=0))
-    fused = fused_attention(qkv, heads, kv, **{name: x for name, x in options.items() if name != "start"})
-    split = attention(*qkv.split((heads, kv, kv), dim=2), **options)
-    seed = torch.randn(fused.shape)
-    assert torch.equal(fused, split)
-    assert torch.equal(*(torch.autograd.grad(y, qkv, seed)[0] for y in (fused, split)))
 
 
 @needs_compiler

@@ -1,12 +1,12 @@
-// Causal attention in fp32, forward and backward. Method: online softmax over blocks of keys (Milakov & Gimelshein 2018;
-// Dao et al. 2022, 2023: the backward recomputes the probabilities from the saved logarithm of their sum).
+// Causal attention in fp32, forward and backward. Method: online softmax over blocks of keys (Milakov & Gimelshein
+// 2018; Dao et al. 2022, 2023: the backward recomputes the probabilities from the saved logarithm of their sum).
 //
 // B batch, T query, S key, H query head, K key/value head, D width of queries and keys, E width of values.
-// A block is 64 queries. Scores lie transposed, P[key][query]: lanes are queries, so maxima, sums and masks need no step
-// across lanes, and the four other products read P one element at a time, which no layout makes slow. Rows are copied
-// next to each other (and padded to whole vectors) first: strided rows of several heads evict each other from the cache.
-// Everything is in powers of two: log2(e) is folded into the scale, and `lse` is log2 of the softmax's denominator.
-// No sum depends on the number of threads.
+// A block is 64 queries. Scores lie transposed, P[key][query]: lanes are queries, so maxima, sums and masks need no
+// step across lanes, and the other products read P one element at a time, which no layout makes slow. Rows are copied
+// next to each other (and padded to whole vectors) first: strided rows of several heads evict each other from the
+// cache. Everything is in powers of two: log2(e) is folded into the scale, and `lse` is log2 of the softmax's
+// denominator. No sum depends on the number of threads.
 
 #include "vectors.h"
 
@@ -17,6 +17,11 @@ constexpr float MASKED = -1e30f;  // finite: infinity minus infinity is not a nu
 // The caller's arguments, in this order (attention.py packs the same). Strides in floats; missing tensors are null.
 struct Strides {
     int64_t batch, row, head;
+
+    template <class T>
+    T* at(T* p, int64_t b, int64_t r, int64_t h) const {
+        return p + b * batch + r * row + h * head;
+    }
 };
 
 struct Call {
@@ -78,7 +83,8 @@ static INLINE bool is_plain(const Scores& s, const Block& block, int64_t key, in
 // The scores of PANEL keys from `key` on with the queries of V vectors from v on, out of their products; in place,
 // [key][query]. With a cap, `bend` gets its derivative if asked.
 template <int V>
-static __attribute__((noinline)) void finish_scores(float* tile, float* bend, const Scores& s, const Block& block, int64_t key, int v) {
+static __attribute__((noinline)) void finish_scores(float* tile, float* bend, const Scores& s, const Block& block,
+                                                    int64_t key, int v) {
     Ints lane;
     for (int i = 0; i < L; ++i) lane[i] = i;
     for (int i = 0; i < PANEL; ++i) {
@@ -111,7 +117,7 @@ struct Forward {
         : c(c),
           D16(up(c.D, L)),
           E16(up(c.E, L)),
-          capacity(up(c.start + c.T, PANEL) + PANEL),
+          capacity(up(std::min(c.start + c.T, std::min(c.T, CHUNK) + std::min(c.window, c.chunk)), PANEL) + PANEL),
           memory(capacity * (D16 + E16) + QB * (D16 + E16 + KB)),
           k(memory.take(capacity * D16)),
           v(memory.take(capacity * E16)),
@@ -122,8 +128,8 @@ struct Forward {
     // The heads of one key/value head, for at most CHUNK queries
     void task(int64_t batch, int64_t kv, int64_t t0, int64_t t1) {
         int64_t base = down(Scores(c, 0).first_key(c.start + t0), PANEL), keys = c.start + t1 - base;
-        copy_rows(k, D16, c.k + batch * c.ks.batch + kv * c.ks.head + base * c.ks.row, c.ks.row, keys, c.D);
-        copy_rows(v, E16, c.v + batch * c.vs.batch + kv * c.vs.head + base * c.vs.row, c.vs.row, keys, c.E);
+        copy_rows(k, D16, c.ks.at(c.k, batch, base, kv), c.ks.row, keys, c.D);
+        copy_rows(v, E16, c.vs.at(c.v, batch, base, kv), c.vs.row, keys, c.E);
         memset(k + keys * D16, 0, 4 * (up(keys, PANEL) - keys) * D16);
         for (int64_t head = kv * (c.H / c.K); head < (kv + 1) * (c.H / c.K); ++head)
             for (int64_t t = t0; t < t1; t += QB) queries(batch, head, t, std::min<int64_t>(QB, t1 - t), base);
@@ -132,7 +138,7 @@ struct Forward {
     void queries(int64_t batch, int64_t head, int64_t t, int64_t n, int64_t base) {
         Scores s(c, head);
         Block block(s, c.start + t, n);
-        copy_transposed(qT, nullptr, D16, c.q + batch * c.qs.batch + t * c.qs.row + head * c.qs.head, c.qs.row, n, c.D, s.scale);
+        copy_transposed(qT, nullptr, D16, c.qs.at(c.q, batch, t, head), c.qs.row, n, c.D, s.scale);
         memset(out, 0, 4 * QB * E16);
         Vec top[QV], sum[QV];  // a sink is a key without a value, seen first
         for (int w = 0; w < QV; ++w) {
@@ -146,8 +152,8 @@ struct Forward {
             for (int64_t r = 0; r < n; r += PANEL) {
                 int64_t from = std::max(key, s.first_key(block.position + r));
                 int64_t to = std::min(end, block.position + std::min<int64_t>(r + PANEL, n));
-                if (from < to)
-                    add_products<QB, 1>(out + r * E16, p + (from - key) * QB + r, v + (from - base) * E16, E16, to - from, shrink + r);
+                const float *weights = p + (from - key) * QB + r, *values = v + (from - base) * E16;
+                if (from < to) add_products<QB, 1>(out + r * E16, weights, values, E16, to - from, shrink + r);
             }
         }
         alignas(64) float lse[QB], inverse[QB];
@@ -161,8 +167,8 @@ struct Forward {
     }
 
     // p[key][query] = 2^(score - top) for the new top; what was summed before must shrink to it
-    void softmax(const Scores& s, const Block& block, int64_t begin, int64_t end, int64_t base, Vec (&top)[QV], Vec (&sum)[QV],
-                 float* shrink) {
+    void softmax(const Scores& s, const Block& block, int64_t begin, int64_t end, int64_t base, Vec (&top)[QV],
+                 Vec (&sum)[QV], float* shrink) {
         Vec most[QV];
         for (int w = 0; w < QV; ++w) most[w] = top[w];
         for (int w = 0; w < QV; w += DOT_VECTORS)
@@ -192,7 +198,8 @@ struct Forward {
     }
 
     template <int V>
-    INLINE void scores(const Scores& s, const Block& block, int64_t begin, int64_t key, int64_t base, int w, Vec (&most)[QV]) {
+    INLINE void scores(const Scores& s, const Block& block, int64_t begin, int64_t key, int64_t base, int w,
+                       Vec (&most)[QV]) {
         float* tile = p + (key - begin) * QB + w * L;
         Vec sums[PANEL][V];
         dot_tile<V>(sums, k + (key - base) * D16, D16, qT + w * L, c.D);
@@ -245,8 +252,8 @@ struct Backward {
     // One key/value head with all its queries
     void task(int64_t batch, int64_t kv) {
         int64_t more = up(keys, PANEL) - keys;
-        copy_rows(k, D16, c.k + batch * c.ks.batch + kv * c.ks.head + base * c.ks.row, c.ks.row, keys, c.D);
-        copy_rows(v, E16, c.v + batch * c.vs.batch + kv * c.vs.head + base * c.vs.row, c.vs.row, keys, c.E);
+        copy_rows(k, D16, c.ks.at(c.k, batch, base, kv), c.ks.row, keys, c.D);
+        copy_rows(v, E16, c.vs.at(c.v, batch, base, kv), c.vs.row, keys, c.E);
         memset(k + keys * D16, 0, 4 * more * D16);
         memset(v + keys * E16, 0, 4 * more * E16);
         memset(dk, 0, 4 * (keys + more) * D16);
@@ -256,15 +263,14 @@ struct Backward {
             for (int64_t t = 0; t < c.T; t += QB) sink += queries(batch, head, t, std::min<int64_t>(QB, c.T - t));
             if (c.sinks) c.dsinks[batch * c.H + head] = static_cast<float>(sink);
         }
-        give(c.dk, c.dks, batch, kv, dk, D16, c.D, static_cast<float>(c.scale));
-        give(c.dv, c.dvs, batch, kv, dv, E16, c.E, 1.0f);
+        give(c.dks.at(c.dk, batch, 0, kv), c.dks.row, dk, D16, c.D, static_cast<float>(c.scale));
+        give(c.dvs.at(c.dv, batch, 0, kv), c.dvs.row, dv, E16, c.E, 1.0f);
     }
 
-    void give(float* to, const Strides& strides, int64_t batch, int64_t kv, const float* from, int64_t width, int64_t columns,
-              float scale) {
-        to += batch * strides.batch + kv * strides.head;
-        for (int64_t i = 0; i < base; ++i) memset(to + i * strides.row, 0, 4 * columns);
-        write_rows(to + base * strides.row, strides.row, from, width, keys, columns, scale);
+    // Keys before the first that is seen get zeros
+    void give(float* to, int64_t row, const float* from, int64_t width, int64_t columns, float scale) {
+        for (int64_t i = 0; i < base; ++i) memset(to + i * row, 0, 4 * columns);
+        write_rows(to + base * row, row, from, width, keys, columns, scale);
     }
 
     // A block of queries; returns its part of the sink's gradient
@@ -272,8 +278,8 @@ struct Backward {
         Scores s(c, head);
         Block block(s, c.start + t, n);
         const float* out = c.out + ((batch * c.T + t) * c.H + head) * c.E;
-        copy_transposed(qT, q, D16, c.q + batch * c.qs.batch + t * c.qs.row + head * c.qs.head, c.qs.row, n, c.D, s.scale);
-        copy_transposed(gradT, grad, E16, c.grad + batch * c.gs.batch + t * c.gs.row + head * c.gs.head, c.gs.row, n, c.E, 1.0f);
+        copy_transposed(qT, q, D16, c.qs.at(c.q, batch, t, head), c.qs.row, n, c.D, s.scale);
+        copy_transposed(gradT, grad, E16, c.gs.at(c.grad, batch, t, head), c.gs.row, n, c.E, 1.0f);
         memset(dq, 0, 4 * QB * D16);
         memset(lse, 0, sizeof lse);
         memcpy(lse, c.lse + (batch * c.H + head) * c.T + t, 4 * n);
@@ -284,8 +290,7 @@ struct Backward {
             to_keys(s, block, key, end);
             to_queries(s, block, key, end);
         }
-        write_rows(c.dq + batch * c.dqs.batch + t * c.dqs.row + head * c.dqs.head, c.dqs.row, dq, D16, n, c.D,
-                   static_cast<float>(c.scale));
+        write_rows(c.dqs.at(c.dq, batch, t, head), c.dqs.row, dq, D16, n, c.D, static_cast<float>(c.scale));
         return c.sinks ? sink_gradient(c.sinks[head] * LOG2E, n) : 0;
     }
 
@@ -295,8 +300,9 @@ struct Backward {
             Vec x[L], total{};
             UNROLL for (int i = 0; i < L; ++i) {
                 x[i] = Vec{};
+                const float *mixed = out + (r + i) * c.H * c.E, *seed = grad + (r + i) * E16;
                 if (r + i < n)
-                    for (int64_t e = 0; e < c.E; e += L) x[i] += some(out + (r + i) * c.H * c.E + e, c.E - e) * at(grad + (r + i) * E16 + e);
+                    for (int64_t e = 0; e < c.E; e += L) x[i] += some(mixed + e, c.E - e) * at(seed + e);
             }
             transpose(x);
             UNROLL for (int i = 0; i < L; ++i) total += x[i];
@@ -336,7 +342,10 @@ struct Backward {
         store_tile<V>(tile, sums);
         if (!is_plain<V>(s, block, key, w)) finish_scores<V>(tile, slope, s, block, key, w);
         UNROLL for (int i = 0; i < PANEL; ++i)
-            UNROLL for (int v = 0; v < V; ++v) put(tile + i * QB + v * L, exp2(at(tile + i * QB + v * L) - at(lse + (w + v) * L)));
+            UNROLL for (int v = 0; v < V; ++v) {
+                float* here = tile + i * QB + v * L;
+                put(here, exp2(at(here) - at(lse + (w + v) * L)));
+            }
         dot_tile<V>(sums, this->v + (key - base) * E16, E16, gradT + w * L, c.E);
         UNROLL for (int i = 0; i < PANEL; ++i)
             UNROLL for (int v = 0; v < V; ++v) {
@@ -360,7 +369,8 @@ struct Backward {
         for (int64_t r = 0; r < block.n; r += PANEL) {
             int64_t from = std::max(begin, s.first_key(block.position + r));
             int64_t to = std::min(end, block.position + std::min<int64_t>(r + PANEL, block.n));
-            if (from < to) add_products<QB, 1>(dq + r * D16, ds + (from - begin) * QB + r, k + (from - base) * D16, D16, to - from);
+            const float *weights = ds + (from - begin) * QB + r, *keys = k + (from - base) * D16;
+            if (from < to) add_products<QB, 1>(dq + r * D16, weights, keys, D16, to - from);
         }
     }
 };

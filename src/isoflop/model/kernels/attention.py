@@ -1,7 +1,6 @@
 """Causal attention over windows, chunks, caps, sinks and slopes: attention.cpp where it can run, else plain torch.
 
-B batch, T query, S key, H query head, K key/value head, D width of queries and keys, E width of values, N = H + 2K
-heads of one fused projection.
+B batch, T query, S key, H query head, K key/value head, D width of queries and keys, E width of values.
 """
 
 import functools
@@ -22,11 +21,6 @@ _LIBRARY.define(f"attention(Tensor q, Tensor k, Tensor v, {_OPTIONS}) -> (Tensor
 _LIBRARY.define(
     f"attention_gradient(Tensor grad, Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, {_OPTIONS})"
     " -> (Tensor, Tensor, Tensor, Tensor)"
-)
-_LIBRARY.define(f"fused_attention(Tensor qkv, int heads, int kv_heads, {_OPTIONS}) -> (Tensor, Tensor)")
-_LIBRARY.define(
-    f"fused_attention_gradient(Tensor grad, Tensor out, Tensor lse, Tensor qkv, int heads, int kv_heads, {_OPTIONS})"
-    " -> (Tensor, Tensor)"
 )
 
 
@@ -50,29 +44,6 @@ def attention(
     if not _native(q_BTHD, k_BSKD, v_BSKE):
         return torch_attention(q_BTHD, k_BSKD, v_BSKE, options)
     out: Tensor = torch.ops.isoflop.attention(q_BTHD, k_BSKD, v_BSKE, *options.tuple())[0]
-    return out
-
-
-def fused_attention(
-    qkv_BTND: Tensor,
-    n_heads: int,
-    n_kv_heads: int,
-    *,
-    scale: float,
-    window: int | None = None,
-    chunk: int | None = None,
-    softcap: float | None = None,
-    slopes_H: Tensor | None = None,
-    sinks_H: Tensor | None = None,
-) -> Tensor:
-    """`attention` of one tensor's first H heads with its next K as keys and its last K as values, [B, T, H, D]: the
-    gradient is one tensor too, written once."""
-    options = Options(scale, 0, window, chunk, softcap, slopes_H, sinks_H)
-    q, k, v = qkv_BTND.split((n_heads, n_kv_heads, n_kv_heads), dim=2)
-    _check(q, k, v, options)
-    if not _native(q, k, v):
-        return torch_attention(q, k, v, options)
-    out: Tensor = torch.ops.isoflop.fused_attention(qkv_BTND, n_heads, n_kv_heads, *options.tuple())[0]
     return out
 
 
@@ -116,37 +87,6 @@ def _gradient(
     dq, dk, dv, dsinks = _gradient_shape(grad, out, lse, q, k, v, *options)
     if (seen := options[1] + q.shape[1]) < k.shape[1]:
         dk[:, seen:], dv[:, seen:] = 0, 0
-    _backward(grad, out, lse, q, k, v, dq, dk, dv, dsinks, options)
-    return dq, dk, dv, dsinks
-
-
-def _fused_forward(qkv: Tensor, heads: int, kv_heads: int, *options: Any) -> tuple[Tensor, Tensor]:
-    return _forward(*qkv.split((heads, kv_heads, kv_heads), 2), *options)
-
-
-def _fused_gradient(
-    grad: Tensor, out: Tensor, lse: Tensor, qkv: Tensor, heads: int, kv_heads: int, *options: Any
-) -> tuple[Tensor, Tensor]:
-    dqkv, dsinks = _fused_gradient_shape(grad, out, lse, qkv, heads, kv_heads, *options)
-    q, k, v = qkv.split((heads, kv_heads, kv_heads), 2)
-    dq, dk, dv = dqkv.split((heads, kv_heads, kv_heads), 2)
-    _backward(grad, out, lse, q, k, v, dq, dk, dv, dsinks, options)
-    return dqkv, dsinks
-
-
-def _backward(
-    grad: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    dq: Tensor,
-    dk: Tensor,
-    dv: Tensor,
-    dsinks: Tensor,
-    options: Any,
-) -> None:
     q, k, v, slopes, sinks = _dense(q), _dense(k), _dense(v), _dense(options[5]), _dense(options[6])
     grad, out, lse = _dense(grad), out.contiguous(), lse.contiguous()
     inputs = q.data_ptr(), k.data_ptr(), v.data_ptr(), _pointer(slopes), _pointer(sinks), out.data_ptr(), lse.data_ptr()
@@ -154,6 +94,7 @@ def _backward(
     strides = *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *grad.stride()[:3]
     strides = *strides, *dq.stride()[:3], *dk.stride()[:3], *dv.stride()[:3]
     _functions()[1](_CALL.pack(*inputs, *outputs, *strides, *_sizes(q, k, v, options)))
+    return dq, dk, dv, dsinks
 
 
 def _dense(x: Any) -> Any:
@@ -185,19 +126,10 @@ def _forward_shape(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tens
     return q.new_empty(batch, context, heads, v.shape[3]), q.new_empty(batch, heads, context)
 
 
-def _fused_shape(qkv: Tensor, heads: int, kv_heads: int, *options: Any) -> tuple[Tensor, Tensor]:
-    batch, context, _, width = qkv.shape
-    return qkv.new_empty(batch, context, heads, width), qkv.new_empty(batch, heads, context)
-
-
 def _gradient_shape(
     grad: Tensor, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), _sinks_shape(lse, options)
-
-
-def _fused_gradient_shape(grad: Tensor, out: Tensor, lse: Tensor, qkv: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    return qkv.new_empty(qkv.shape), _sinks_shape(lse, options)
 
 
 def _sinks_shape(lse: Tensor, options: Any) -> Tensor:
@@ -205,31 +137,20 @@ def _sinks_shape(lse: Tensor, options: Any) -> Tensor:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, slopes, sinks = inputs
-    ctx.rest = [x for x in tensors if not isinstance(x, Tensor)]
-    ctx.save_for_backward(*output, *(x for x in tensors if isinstance(x, Tensor)), slopes, sinks)
+    q, k, v, *plain, slopes, sinks = inputs
+    ctx.plain = plain
+    ctx.save_for_backward(*output, q, k, v, slopes, sinks)
     ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
     out, lse, q, k, v, slopes, sinks = ctx.saved_tensors
-    dq, dk, dv, dsinks = torch.ops.isoflop.attention_gradient(grad, out, lse, q, k, v, *ctx.rest, slopes, sinks)
+    dq, dk, dv, dsinks = torch.ops.isoflop.attention_gradient(grad, out, lse, q, k, v, *ctx.plain, slopes, sinks)
     return dq, dk, dv, *(None,) * 6, None if sinks is None else dsinks.sum(0)
 
 
-def _differentiate_fused(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
-    out, lse, qkv, slopes, sinks = ctx.saved_tensors
-    dqkv, dsinks = torch.ops.isoflop.fused_attention_gradient(grad, out, lse, qkv, *ctx.rest, slopes, sinks)
-    return dqkv, *(None,) * 8, None if sinks is None else dsinks.sum(0)
-
-
-for _name, _kernel, _shape in (
-    ("attention", _forward, _forward_shape),
-    ("attention_gradient", _gradient, _gradient_shape),
-    ("fused_attention", _fused_forward, _fused_shape),
-    ("fused_attention_gradient", _fused_gradient, _fused_gradient_shape),
-):
-    _LIBRARY.impl(_name, _kernel, "CPU")
-    torch.library.register_fake(f"isoflop::{_name}", _shape, lib=_LIBRARY)
+_LIBRARY.impl("attention", _forward, "CPU")
+_LIBRARY.impl("attention_gradient", _gradient, "CPU")
+torch.library.register_fake("isoflop::attention", _forward_shape, lib=_LIBRARY)
+torch.library.register_fake("isoflop::attention_gradient", _gradient_shape, lib=_LIBRARY)
 torch.library.register_autograd("isoflop::attention", _differentiate, setup_context=_save, lib=_LIBRARY)
-torch.library.register_autograd("isoflop::fused_attention", _differentiate_fused, setup_context=_save, lib=_LIBRARY)

@@ -134,7 +134,7 @@ struct Scratch {  // one allocation, handed out in aligned pieces
 // n rows next to each other, each padded with zeros to `width`.
 static void copy_rows(float* to, int64_t width, const float* from, int64_t stride, int64_t n, int64_t columns) {
     for (int64_t i = 0; i < n; ++i)
-        for (int64_t c = 0; c < width; c += L) put(to + i * width + c, some(from + i * stride + c, std::max<int64_t>(columns - c, 0)));
+        for (int64_t c = 0; c < width; c += L) put(to + i * width + c, some(from + i * stride + c, columns - c));
 }
 
 // A block's rows, transposed and scaled: to[c][row]; zeros beyond n rows. Also copied as copy_rows does, if asked.
@@ -153,7 +153,8 @@ static void copy_transposed(float* to, float* rows, int64_t width, const float* 
         }
 }
 
-static void write_rows(float* to, int64_t stride, const float* from, int64_t width, int64_t n, int64_t columns, float scale) {
+static void write_rows(float* to, int64_t stride, const float* from, int64_t width, int64_t n, int64_t columns,
+                       float scale) {
     for (int64_t i = 0; i < n; ++i) {
         int64_t c = 0;
         for (; c + L <= columns; c += L) put(to + i * stride + c, at(from + i * width + c) * scale);
@@ -165,7 +166,8 @@ static void write_rows(float* to, int64_t stride, const float* from, int64_t wid
 
 // sums[i][v] = sum over d of rows[i][d] * columns[d][v]
 template <int V>
-static INLINE void dot_tile(Vec (&sums)[PANEL][V], const float* rows, int64_t width, const float* columns, int64_t depth) {
+static INLINE void dot_tile(Vec (&sums)[PANEL][V], const float* rows, int64_t width, const float* columns,
+                            int64_t depth) {
     UNROLL for (int i = 0; i < PANEL; ++i)
         UNROLL for (int v = 0; v < V; ++v) sums[i][v] = Vec{};
     for (int64_t d = 0; d < depth; ++d) {
@@ -184,7 +186,8 @@ static INLINE void store_tile(float* to, const Vec (&sums)[PANEL][V]) {
 
 // to[i][v] = to[i][v] * factors[i] + sum over j < n of weights[j * STEP + i * ROW] * rows[j][v], for R rows
 template <int R, int V, int STEP, int ROW>
-static void row_tile(float* to, const float* weights, const float* rows, int64_t width, int64_t n, const float* factors) {
+static void row_tile(float* to, const float* weights, const float* rows, int64_t width, int64_t n,
+                     const float* factors) {
     Vec sums[R][V];
     UNROLL for (int i = 0; i < R; ++i)
         UNROLL for (int v = 0; v < V; ++v) sums[i][v] = at(to + i * width + v * L) * (factors ? factors[i] : 1.0f);
