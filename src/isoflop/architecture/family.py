@@ -4,10 +4,11 @@ from isoflop.architecture.base import Description, require_multiple, require_pos
 from isoflop.architecture.decoder import Decoder, Layer
 from isoflop.architecture.feed_forward import FeedForward, MixtureOfExperts, Mlp
 from isoflop.architecture.mixer import Attention, Mixer
-from isoflop.architecture.position import Rope
+from isoflop.architecture.position import Position, Rope
 from isoflop.architecture.recurrent import Mamba2
 
 MOST_LAYERS = 10_000
+DEFAULT_THETA = 10_000.0
 
 
 class Dense(Description, frozen=True, tag="dense"):
@@ -15,7 +16,8 @@ class Dense(Description, frozen=True, tag="dense"):
 
     n_heads = d_model / d_head; n_kv_heads = n_heads / queries_per_kv, where that divides, else the nearest lower
     divisor of n_heads; n_layers = d_model / aspect, rounded, at least min_layers;
-    d_ff = d_model * ff_ratio, rounded to a multiple of 8.
+    d_ff = d_model * ff_ratio, rounded to a multiple of 8. Positions are a rope of base `theta`, or `position` in its
+    place. `window` and `sinks` are those of every attention (see `Attention`).
     """
 
     d_head: int = 16
@@ -23,11 +25,21 @@ class Dense(Description, frozen=True, tag="dense"):
     aspect: float = 24.0
     min_layers: int = 2
     ff_ratio: float = 8 / 3
-    theta: float = 10_000.0
+    theta: float = DEFAULT_THETA
     tie_embeddings: bool = True
     qk_norm: bool = False
+    position: Position | None = None
+    window: int | None = None
+    sinks: bool = False
 
     def __post_init__(self) -> None:
+        if self.position is not None and self.theta != DEFAULT_THETA:
+            raise ValueError(
+                f"theta = {self.theta} is the base of a rope, and position replaces that; give one of them "
+                '(position = { type = "rope", theta = ... } has both)'
+            )
+        if self.window is not None:
+            require_positive(window=self.window)
         require_positive(
             d_head=self.d_head,
             queries_per_kv=self.queries_per_kv,
@@ -55,7 +67,7 @@ class Dense(Description, frozen=True, tag="dense"):
             d_model=d_model,
             layers=self.layers(d_model, n_layers),
             max_context=context,
-            position=Rope(theta=self.theta),
+            position=Rope(theta=self.theta) if self.position is None else self.position,
             tie_embeddings=self.tie_embeddings,
         )
 
@@ -67,7 +79,14 @@ class Dense(Description, frozen=True, tag="dense"):
         wanted = max(1, n_heads // self.queries_per_kv)
         n_kv_heads = max(k for k in range(1, wanted + 1) if n_heads % k == 0)
         qk_norm = "head" if self.qk_norm else "none"
-        return Attention(n_heads=n_heads, n_kv_heads=n_kv_heads, d_head=self.d_head, qk_norm=qk_norm)
+        return Attention(
+            n_heads=n_heads,
+            n_kv_heads=n_kv_heads,
+            d_head=self.d_head,
+            qk_norm=qk_norm,
+            window=self.window,
+            sinks=self.sinks,
+        )
 
 
 class Experts(Dense, frozen=True, tag="experts"):
