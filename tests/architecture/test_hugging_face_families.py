@@ -169,6 +169,11 @@ def test_published_models_are_written(name: str) -> None:
     assert parameters(from_hugging_face(keys, model_type)).total == parameters(decoder).total
 
 
+def test_a_scale_is_written_as_the_weight_that_was_published() -> None:
+    _, keys = nearest(find_decoder("deepseek-v2-lite-16b"))
+    assert keys["rope_parameters"]["mscale_all_dim"] == 0.707
+
+
 def _llama(**more: Any) -> Decoder:
     layer = Layer(mixer=Attention(n_heads=2, n_kv_heads=1, d_head=8), feed_forward=Mlp(d_ff=24))
     return Decoder(**{"vocab_size": 40, "d_model": 16, "layers": (layer, layer), "max_context": 64} | more)

@@ -183,12 +183,13 @@ def _write_mixture(d: Decoder, m: MixtureOfExperts | None) -> Keys:
 
 
 def _write_mscale(d: Decoder, latent: LatentAttention) -> Keys:
-    """The weight for which `scaled` gives the scale, as short as it can be written exactly."""
+    """The weight for which `scaled` gives the scale, as short as it can be written; else as near as it comes."""
     scaling = rope_position(d).scaling
     if latent.scale is None or not isinstance(scaling, Yarn) or scaling.factor <= 1:
         return {}
     d_query = latent.d_nope + latent.d_rope
     weight = (math.sqrt(latent.scale * math.sqrt(d_query)) - 1) / (0.1 * math.log(scaling.factor))
-    written = (round(weight, digits) for digits in range(1, 16))
-    exact = (w for w in written if scaled(d_query, scaling.factor, w) == latent.scale)
-    return {"mscale_all_dim": next(exact, weight)}
+    written = [round(weight, digits) for digits in range(1, 16)]
+    exact = [w for w in written if scaled(d_query, scaling.factor, w) == latent.scale]
+    near = [w for w in written if math.isclose(scaled(d_query, scaling.factor, w), latent.scale, rel_tol=1e-14)]
+    return {"mscale_all_dim": (exact + near + [weight])[0]}

@@ -226,9 +226,8 @@ def read_mpt(config: Config) -> Decoder:
     )
     mlp = Mlp(d_ff=4 * d_model, activation="gelu")
     norm = LayerNorm(eps=config.number("layer_norm_epsilon", 1e-5), bias=False)
-    alibi = Alibi(max_bias=attention.number("alibi_bias_max", 8.0))
     length = config.integer("max_seq_len")
-    return decoder(config, [mixer] * n_layers, [mlp] * n_layers, norm, alibi, length, tied=True, width="d_model")
+    return decoder(config, [mixer] * n_layers, [mlp] * n_layers, norm, Alibi(), length, tied=True, width="d_model")
 
 
 def _refuse_mpt(config: Config, attention: Config) -> None:
@@ -238,6 +237,7 @@ def _refuse_mpt(config: Config, attention: Config) -> None:
     config.only("logit_scale", why=unread)
     config.only("norm_type", "low_precision_layernorm", "layernorm", why=unread)
     attention.only("alibi", True, why=unread)
+    attention.only("alibi_bias_max", 8, why=unread)
     attention.only("rope", False, why=unread)
     attention.only("qk_ln", False, why=unread)
     attention.only("qk_gn", False, why=unread)
@@ -247,8 +247,7 @@ def _refuse_mpt(config: Config, attention: Config) -> None:
 
 
 def write_mpt(d: Decoder) -> Keys:
-    a, alibi = attention_of(d), d.position
-    max_bias = alibi.max_bias if isinstance(alibi, Alibi) else 8.0
+    a = attention_of(d)
     return {
         "vocab_size": d.vocab_size,
         "d_model": d.d_model,
@@ -260,6 +259,5 @@ def write_mpt(d: Decoder) -> Keys:
         "attn_config": {
             "clip_qkv": a.clip_qkv,
             "softmax_scale": a.scale,
-            "alibi_bias_max": int(max_bias) if max_bias == int(max_bias) else max_bias,
         },
     }

@@ -3,6 +3,7 @@
 A family's writer says how it would put a decoder; whether that is the same function is then decided by reading it back.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -48,9 +49,10 @@ WRITERS: dict[str, Callable[[Decoder], dict[str, Any]]] = {
 
 
 def nearest(decoder: Decoder) -> tuple[str, dict[str, Any]]:
-    """The model_type and the keys of the family that computes exactly what this decoder does, tables and all.
+    """The model_type and the keys of the family that computes exactly what this decoder does.
 
-    How a router is balanced in training is no part of it. Raises ValueError naming what the nearest family lacks.
+    Numbers that the keys imply may differ in the last digits of a double. How a router is balanced in training is no
+    part of it. Raises ValueError naming what the nearest family lacks.
     """
     wanted = _function_of(decoder)
     misses: list[tuple[int, str, list[str]]] = []
@@ -120,16 +122,21 @@ def _differences(wanted: Decoder, written: Decoder) -> list[str]:
 
 
 def _compare(path: str, wanted: Any, written: Any, found: dict[str, None]) -> None:
-    if wanted == written:
+    if wanted == written or (isinstance(wanted, float) and _close(wanted, written)):
         return
     if isinstance(wanted, dict) and isinstance(written, dict) and wanted.get("type") == written.get("type"):
-        for key in wanted.keys() | written.keys():
+        for key in {**wanted, **written}:
             _compare(f"{path}.{key}" if path else key, wanted.get(key), written.get(key), found)
     elif isinstance(wanted, list | tuple) and path == "layers" and len(wanted) == len(written):
         for one, other in zip(wanted, written, strict=True):
             _compare("layer", one, other, found)
     else:
         found[f"{path} = {_short(wanted)}"] = None
+
+
+def _close(wanted: float, written: Any) -> bool:
+    """Equal but for rounding: the same scale can be computed in more than one order."""
+    return isinstance(written, float) and math.isclose(wanted, written, rel_tol=1e-13)
 
 
 def _short(value: Any) -> str:
