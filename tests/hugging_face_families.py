@@ -278,7 +278,6 @@ def _mpt(rng: random.Random) -> Keys:
         "attn_config": {
             "clip_qkv": _maybe(rng, rng.choice([0.2, 1.0])),
             "softmax_scale": _maybe(rng, 0.3),
-            "alibi_bias_max": rng.choice([4, 8]),
         },
     }
 

@@ -240,17 +240,27 @@ def _needed(part: M | None, name: str) -> M:
 
 def write_mamba2(d: Decoder) -> Keys:
     m = _needed(_first(d, Mamba2), "a Mamba-2 mixer")
-    return frame(d, eps="layer_norm_epsilon") | {
-        "expand": _expand(m.d_inner, d.d_model),
-        "num_heads": m.n_heads,
-        "head_dim": m.d_head,
-        "state_size": m.d_state,
-        "n_groups": m.n_groups,
-        "conv_kernel": m.d_conv,
-        "use_conv_bias": m.conv_bias,
-        "use_bias": m.proj_bias,
-        "time_step_limit": [m.dt_min, math.inf if m.dt_max is None else m.dt_max],
-    }
+    return (
+        frame(d, eps="layer_norm_epsilon")
+        | {
+            "expand": _expand(m.d_inner, d.d_model),
+            "num_heads": m.n_heads,
+            "head_dim": m.d_head,
+            "state_size": m.d_state,
+            "n_groups": m.n_groups,
+            "conv_kernel": m.d_conv,
+            "use_conv_bias": m.conv_bias,
+            "use_bias": m.proj_bias,
+        }
+        | _write_limits(m)
+    )
+
+
+def _write_limits(m: Mamba2) -> Keys:
+    """Nothing where dt is free; infinity as JSON of transformers 5 has it."""
+    if m.dt_min == 0 and m.dt_max is None:
+        return {}
+    return {"time_step_limit": [m.dt_min, {"__float__": "Infinity"} if m.dt_max is None else m.dt_max]}
 
 
 def write_jamba(d: Decoder) -> Keys:
@@ -305,6 +315,7 @@ def write_nemotron_h(d: Decoder) -> Keys:
         "use_conv_bias": m.conv_bias,
         "use_bias": m.proj_bias,
         "time_step_min": m.dt_min,
+        "use_cache": any(isinstance(layer.mixer, Attention) for layer in d.layers),  # its cache asks attention
     }
 
 
