@@ -1,6 +1,7 @@
 """Counting what autograd keeps of a forward for its backward: the real modules on the meta device, every tensor saved,
 each storage once. Parameters, buffers and the tokens themselves are there anyway and not counted."""
 
+import weakref
 from collections.abc import Iterator
 
 import torch
@@ -16,27 +17,37 @@ from isoflop.model.norm import LayerNorm, RmsNorm
 PARTS = ("norms", "mixers", "feed_forwards", "head")
 
 
+class _Saved:
+    """One tensor that autograd has saved; it lives as long as the step that wants it."""
+
+    def __init__(self, x: Tensor, part: Part) -> None:
+        self.x, self.part = x, part
+
+
 def count_saved(decoder: Decoder, batch: int, context: int) -> dict[str, int]:
     """Bytes saved by one forward and loss of B x T tokens, by the part that first saves them. Equal layers save the
     same: one of each kind runs."""
     kinds, times = kinds_of(decoder)
     model, places = on_meta(kinds), Places()
     tokens_BT = torch.empty(batch, context, dtype=torch.long, device="meta")
-    held: dict[int, tuple[Part, torch.UntypedStorage]] = {}
+    saved: list[weakref.ref[_Saved]] = []
 
-    def keep(x: Tensor) -> Tensor:
-        held.setdefault(x.untyped_storage()._cdata, (places.now(), x.untyped_storage()))
-        return x
+    def save(x: Tensor) -> _Saved:
+        one = _Saved(x, places.now())
+        saved.append(weakref.ref(one))
+        return one
 
-    with torch.device("meta"), places.watching(_parts(model)), saved_tensors_hooks(keep, lambda x: x):
-        loss = model.loss(tokens_BT, tokens_BT).total
-    for x in (tokens_BT, *model.parameters(), *model.buffers()):
-        held.pop(x.untyped_storage()._cdata, None)
-    counted = dict.fromkeys(PARTS, 0)
-    for part, storage in held.values():
-        if storage.device.type == "meta":  # numbers that scale a tensor lie on the CPU
-            counted[part.name] += storage.nbytes() * (1 if part.layer is None else times[part.layer])
-    del loss
+    with torch.device("meta"), places.watching(_parts(model)), saved_tensors_hooks(save, lambda one: one.x):
+        losses = model.loss(tokens_BT, tokens_BT)
+    alive = [one for one in (reference() for reference in saved) if one is not None]
+    there_anyway = {x.untyped_storage()._cdata for x in (tokens_BT, *model.parameters(), *model.buffers())}
+    counted, seen = dict.fromkeys(PARTS, 0), set(there_anyway)
+    for one in alive:
+        storage = one.x.untyped_storage()
+        if storage._cdata not in seen and one.x.is_meta:  # numbers that scale a tensor lie on the CPU
+            seen.add(storage._cdata)
+            counted[one.part.name] += storage.nbytes() * (1 if one.part.layer is None else times[one.part.layer])
+    del losses
     return counted
 
 

@@ -6,7 +6,7 @@ the denominator a head), matrix products (keep their input), torch's norms and e
 
 A tensor that several operations keep is counted once, and a view keeps the whole tensor that it looks at: values keep
 the projection that queries and keys came from. Parameters, buffers and the tokens are there anyway and not counted.
-Sizes are in numbers of 4 bytes; N = batch * context tokens.
+Statistics of the routers are kept as long as their losses.
 """
 
 from collections import Counter
@@ -15,14 +15,16 @@ from typing import Literal, NamedTuple, get_args
 import msgspec
 
 from isoflop.architecture import (
+    Activation,
     Attention,
     Decoder,
     Dynamic,
-    FeedForward,
     LatentAttention,
     Layer,
     LongRope,
     Mixer,
+    MixtureOfExperts,
+    Mlp,
     Norm,
     RmsNorm,
     Rope,
@@ -30,7 +32,7 @@ from isoflop.architecture import (
 
 Kernels = Literal["eager-cpu-fp32"]
 KERNELS: tuple[Kernels, ...] = get_args(Kernels)
-FLOAT32 = 4
+FLOAT32, INT64 = 4, 8
 
 
 class Activations(msgspec.Struct, frozen=True):
@@ -51,10 +53,12 @@ class Activations(msgspec.Struct, frozen=True):
 
 
 class _Kept(NamedTuple):
-    """Numbers kept a token, and a position of the context whatever the batch."""
+    """Bytes kept a token; a position of the context, whatever the batch; a sequence; and whatever the batch."""
 
     a_token: int
     a_position: int = 0
+    a_sequence: int = 0
+    once: int = 0
 
 
 def saved_activations(
@@ -69,7 +73,7 @@ def saved_activations(
     n_tokens = batch * context
 
     def bytes_of(kept: _Kept) -> int:
-        return FLOAT32 * (n_tokens * kept.a_token + context * kept.a_position)
+        return n_tokens * kept.a_token + context * kept.a_position + batch * kept.a_sequence + kept.once
 
     def sum_of(parts: list[tuple[_Kept | None, int]]) -> int | None:
         known = [bytes_of(kept) * times for kept, times in parts if kept is not None]
@@ -81,7 +85,7 @@ def saved_activations(
         feed_forwards=sum_of(
             [(_feed_forward(layer, decoder), n) for layer, n in layers.items() if layer.feed_forward is not None]
         ),
-        head=bytes_of(_head(decoder)) + FLOAT32 * (1 + context * _tables(decoder, context)),
+        head=bytes_of(_head(decoder, context)),
     )
 
 
@@ -94,7 +98,7 @@ def _layer_norms(layer: Layer, decoder: Decoder) -> _Kept:
     branches = (layer.mixer is not None) + (layer.feed_forward is not None)
     n_norms = (before + after) * (1 if layer.parallel == "shared-norm" else branches)
     inputs = 1 if layer.parallel != "no" else n_norms
-    return _Kept(inputs * decoder.d_model + n_norms * _of_norm(decoder.norm, decoder.d_model))
+    return _Kept(FLOAT32 * (inputs * decoder.d_model + n_norms * _of_norm(decoder.norm, decoder.d_model)))
 
 
 def _of_norm(norm: Norm, width: int) -> int:
@@ -113,21 +117,22 @@ def _mixer(mixer: Mixer, decoder: Decoder) -> _Kept | None:
 
 
 def _attention(m: Attention, decoder: Decoder) -> _Kept:
-    """The input; the projection, before and after it is clamped; what norms keep; queries and keys where they are no
-    longer the projection's own; the output and the log of the denominators."""
-    rope = decoder.rope_of(m)
+    """The input; the projection; what norms and clamps keep; queries, keys and values where they are no longer the
+    projection's own; the output and the log of the denominators."""
+    rope, clipped = decoder.rope_of(m), m.clip_qkv is not None
     d_query, d_key = m.n_heads * m.d_head, m.n_kv_heads * m.d_head
-    kept = decoder.d_model + (d_query + 2 * d_key) * (1 if m.clip_qkv is None else 2)
-    kept += d_query + m.n_heads
+    kept = decoder.d_model + d_query + 2 * d_key + d_query + m.n_heads
     if m.qk_norm == "head":
         kept += (m.n_heads + m.n_kv_heads) * _of_norm(decoder.norm, m.d_head)
     if m.qk_norm == "all":
         kept += _of_norm(decoder.norm, d_query) + _of_norm(decoder.norm, d_key)
+    if clipped:
+        kept += d_key + (d_query + d_key) * (m.qk_norm in ("head", "all"))
     if m.qk_norm == "unweighted-after":
-        kept += m.n_heads + m.n_kv_heads + (0 if rope is None else d_query + d_key)
-    changed = rope is not None or m.qk_norm != "none"
+        kept += m.n_heads + m.n_kv_heads + (d_query + d_key) * (rope is not None or clipped)
+    changed = rope is not None or clipped or m.qk_norm != "none"
     kept += d_query * (changed or m.temperature is not None) + d_key * changed
-    return _Kept(kept, _sines(rope, m.d_head) + (m.temperature is not None))
+    return _Kept(FLOAT32 * kept, FLOAT32 * (_sines(rope, m.d_head) + (m.temperature is not None)))
 
 
 def _latent_attention(m: LatentAttention, decoder: Decoder) -> _Kept:
@@ -139,7 +144,7 @@ def _latent_attention(m: LatentAttention, decoder: Decoder) -> _Kept:
         kept += 3 * m.q_rank + 1
     kept += m.kv_rank + m.d_rope + 2 * m.kv_rank + 1
     kept += 2 * d_query + m.n_heads * (m.d_nope + m.d_value) + d_value + m.n_heads
-    return _Kept(kept, _sines(decoder.rope_of(m), m.d_rope))
+    return _Kept(FLOAT32 * kept, FLOAT32 * _sines(decoder.rope_of(m), m.d_rope))
 
 
 def _sines(rope: Rope | None, width: int) -> int:
@@ -147,23 +152,84 @@ def _sines(rope: Rope | None, width: int) -> int:
     return 0 if rope is None else 2 * rope.d_rotated(width)
 
 
-def _feed_forward(layer: Layer, decoder: Decoder) -> _Kept | None:
-    return None
+def _feed_forward(layer: Layer, decoder: Decoder) -> _Kept:
+    """The input, unless the mixer has kept it already, and what follows."""
+    f, d_model = layer.feed_forward, decoder.d_model
+    shared_input = FLOAT32 * d_model * (layer.parallel == "shared-norm")
+    if isinstance(f, Mlp):
+        return _Kept(FLOAT32 * (d_model + _KEPT_BY_ACTIVATION[f.activation] * f.d_ff) - shared_input)
+    assert isinstance(f, MixtureOfExperts)
+    kept = _mixture(f, d_model)
+    return kept._replace(a_token=kept.a_token - shared_input)
 
 
-def _head(decoder: Decoder) -> _Kept:
-    """The embedded input before its norm; the last stream, normalised; the probabilities, and the softcap's tanh."""
+# Numbers an activation keeps, in widths d_ff: what it reads, what it computes on the way, and what it gives to the
+# matrix after it. Gates and what they gate are halves of one tensor.
+_KEPT_BY_ACTIVATION: dict[Activation, int] = {
+    "relu": 1,
+    "relu2": 2,
+    "gelu": 2,
+    "gelu-tanh": 2,
+    "silu": 2,
+    "swiglu": 4,
+    "geglu": 4,
+    "geglu-tanh": 4,
+    "swiglu-clamped": 7,
+}
+
+
+def _mixture(f: MixtureOfExperts, d_model: int) -> _Kept:
+    """The input, what the router keeps of it, and every chosen row in and out of its expert."""
+    a_row = 2 * d_model + _KEPT_BY_ACTIVATION[f.activation] * f.d_ff
+    indices = 3 + f.bias  # the choice, both orders of rows, and the expert of each row where a bias is looked up
+    floats = d_model + _router(f) + f.top_k * a_row
+    if f.weigh == "input":
+        floats += f.top_k * (d_model + 1)
+    if f.shared is not None:
+        floats += _KEPT_BY_ACTIVATION[f.activation] * f.shared.d_ff + (d_model + 1) * f.shared.gated
+    mask = f.top_k * (f.capacity_factor is not None and f.weigh == "output")
+    return _Kept(
+        a_token=FLOAT32 * floats + INT64 * f.top_k * indices + mask,
+        a_sequence=FLOAT32 * f.n_experts * (f.sequence_balance_coef > 0),
+        once=FLOAT32 * 2 * f.n_experts,  # where each expert's rows end, and its share of them
+    )
+
+
+def _router(f: MixtureOfExperts) -> int:
+    """Logits, scores, and for the entropy scores kept from zero and their logarithms; the denominator of the z-loss;
+    weights as they are used, and before they are divided by their sum; sigmoid scores divided by theirs."""
+    kept = 4 * f.n_experts + 1 + f.top_k
+    if f.renormalize:
+        kept += f.top_k + 1
+    if f.router == "sigmoid":
+        kept += f.n_experts + 1
+    return kept
+
+
+def _head(decoder: Decoder, context: int) -> _Kept:
+    """The embedded input before its norm; the last stream, normalised; the probabilities, and the softcap's tanh; one
+    number of the loss."""
     a_norm = decoder.d_model + _of_norm(decoder.norm, decoder.d_model)
     kept = decoder.d_model + a_norm * (decoder.embedding_norm + decoder.final_norm)
-    return _Kept(kept + decoder.vocab_size * (1 if decoder.logit_softcap is None else 2))
+    kept += decoder.vocab_size * (1 if decoder.logit_softcap is None else 2)
+    return _Kept(FLOAT32 * kept, FLOAT32 * _tables(decoder, context), once=FLOAT32)
 
 
 def _tables(decoder: Decoder, context: int) -> int:
-    """Cosines a position, of ropes whose tables are made anew for a long sequence."""
-    turns = set()
-    for mixer in {layer.mixer for layer in decoder.layers}:
-        rope = decoder.rope_of(mixer)
-        if rope is not None and isinstance(rope.scaling, Dynamic | LongRope):
-            width = mixer.d_rope if isinstance(mixer, LatentAttention) else mixer.d_head
-            turns.add((rope, rope.d_rotated(width)))
-    return sum(d // 2 for rope, d in turns if context > rope.scaling.original_max_context)
+    """Cosines a position, of ropes whose tables are made anew for a long sequence; layers with equal turns share
+    them."""
+    turns = {_turns(layer.mixer, decoder) for layer in decoder.layers}
+    return sum(d_rotated // 2 for rope, d_rotated in turns if rope is not None and _made_anew(rope, context))
+
+
+def _turns(mixer: Mixer | None, decoder: Decoder) -> tuple[Rope | None, int]:
+    rope = decoder.rope_of(mixer)
+    match mixer:
+        case Attention(d_head=width) | LatentAttention(d_rope=width) if rope is not None:
+            return rope, rope.d_rotated(width)
+        case _:
+            return None, 0
+
+
+def _made_anew(rope: Rope, context: int) -> bool:
+    return isinstance(rope.scaling, Dynamic | LongRope) and context > rope.scaling.original_max_context
