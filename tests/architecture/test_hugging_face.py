@@ -205,6 +205,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (FALCON | {"multi_query": False, "num_kv_heads": 2}, "num_kv_heads = 2: .* each head has its own"),
     (MPT | {"no_bias": False}, "no_bias = false: transformers does not read it"),
     (MPT | {"attn_config": {"qk_ln": True}}, "attn_config: qk_ln = true: transformers does not read it"),
+    (MPT | {"attn_config": {"alibi_bias_max": 4}}, "alibi_bias_max = 4: transformers does not read it"),
     (MPT | {"d_model": 9}, "d_model = 9 is not a multiple of n_heads = 2"),
     (LATENT | {"mlp_bias": True}, "mlp_bias = true: biases of the shared experts alone"),
     (LATENT | {"topk_method": "noaux_tc"}, 'topk_method = "noaux_tc" cannot be represented'),
