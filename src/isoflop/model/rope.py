@@ -15,10 +15,16 @@ EAGER_POSITIONS = 8192
 class RopeTables(nn.Module):
     """cos and sin of every position for one rope and one number of rotated dimensions, shared by all layers."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, rope: architecture.Rope, d_rotated: int, max_context: int) -> None:
         super().__init__()
         self.rope, self.d_rotated = rope, d_rotated
-        cos, sin = rope_tables(rope, d_rotated, min(max_context, EAGER_POSITIONS))
+        n_positions = min(max_context, EAGER_POSITIONS)
+        if isinstance(rope.scaling, Dynamic | LongRope):  # beyond, the tables are other ones
+            n_positions = min(n_positions, rope.scaling.original_max_context)
+        cos, sin = rope_tables(rope, d_rotated, n_positions)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
