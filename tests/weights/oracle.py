@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hugging_face_families import random_config, random_model
 from torch import Tensor
 
+from hugging_face_families import random_config, random_model
 from isoflop.model import DecoderModel
 
 
@@ -54,14 +54,17 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).detach().abs().max() / theirs.detach().abs().max().clamp_min(1e-30))
 
 
-def greedy(model: DecoderModel, prompt_BT: Tensor, n_new: int) -> tuple[Tensor, Tensor]:
+def greedy(
+    model: DecoderModel, prompt_BT: Tensor, n_new: int, restart_after: int | None = None
+) -> tuple[Tensor, Tensor]:
     """The most likely continuation [B, n_new], a token at a time from a state, and the logits [B, n_new, V] before each
-    token."""
-    state = model.new_state(prompt_BT.shape[0], prompt_BT.shape[1] + n_new)
-    tokens, logits, last = [], [], prompt_BT
+    token. Once there are more than `restart_after` tokens, all of them are read anew, once."""
+    capacity = prompt_BT.shape[1] + n_new
+    state, seen, new, logits = model.new_state(prompt_BT.shape[0], capacity), prompt_BT, prompt_BT, []
     for _ in range(n_new):
-        logits_BV = model(last, state)[:, -1]
-        last = logits_BV.argmax(-1, keepdim=True)
-        tokens.append(last)
-        logits.append(logits_BV)
-    return torch.cat(tokens, dim=1), torch.stack(logits, dim=1)
+        if state.length == restart_after:
+            state, new = model.new_state(prompt_BT.shape[0], capacity), seen
+        logits.append(model(new, state)[:, -1])
+        new = logits[-1].argmax(-1, keepdim=True)
+        seen = torch.cat((seen, new), dim=1)
+    return seen[:, prompt_BT.shape[1] :], torch.stack(logits, dim=1)
