@@ -1,4 +1,5 @@
-"""What must hold of a decoder's numbers, on a small twin that a CPU runs at once (twin.py). T position, V vocabulary."""
+"""What must hold of a decoder's numbers, on a small twin that a CPU runs at once (twin.py). B batch, T position, V
+vocabulary."""
 
 from typing import NamedTuple
 
@@ -35,15 +36,15 @@ def behave(twin: Decoder, seed: int = 0) -> list[Difference]:
     with torch.no_grad():
         logits_BTV = model(tokens_BT)
         found = [
-            Difference("cached decoding is the full forward", _apart(logits_BTV, _decoded(model, tokens_BT)), MOST, ""),
+            Difference("cached decoding = full forward", _apart(logits_BTV, _decoded(model, tokens_BT)), MOST, ""),
             Difference("a token sees no later one", _leak(model, tokens_BT, logits_BTV), MOST, ""),
         ]
         if any(isinstance(layer.mixer, RECURRENT) for layer in twin.layers):
             with by_definition():
                 defined_BTV = model(tokens_BT)
-            found.append(Difference("scans and convolutions are as defined", _apart(logits_BTV, defined_BTV), MOST, ""))
+            found.append(Difference("scans = their definitions", _apart(logits_BTV, defined_BTV), MOST, ""))
     without = _without_gradient(model, tokens_BT)
-    return [*found, Difference("parameters without a finite gradient", without, 0, "tensors")]
+    return [*found, Difference("tensors without finite gradient", without, 0, "tensors")]
 
 
 def _apart(expected: Tensor, found: Tensor) -> float:

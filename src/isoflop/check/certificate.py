@@ -7,9 +7,9 @@ import msgspec
 from isoflop.architecture import Decoder
 from isoflop.check.contexts import Contexts, contexts_of
 from isoflop.check.line import Line
+from isoflop.check.products import kinds_of
 from isoflop.check.proofs import prove_activations, prove_behaviour, prove_cache, prove_parameters
 from isoflop.check.prove_flops import prove_flops
-from isoflop.check.products import kinds_of
 from isoflop.check.twin import shrink
 from isoflop.cost.activations import KERNELS
 

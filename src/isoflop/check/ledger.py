@@ -20,7 +20,7 @@ class Entry(NamedTuple):
     rows: int
 
 
-class Ledger(TorchDispatchMode):
+class Ledger(TorchDispatchMode):  # type: ignore[misc]
     """While it is entered, FLOPs of every operator are booked in `forward` or `backward` (while `in_backward`), and
     each weight that enters a matrix product of the forward in `weights`. `whole`: attention as if every token saw
     all of the context."""

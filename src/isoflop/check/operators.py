@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
-import isoflop.model  # noqa: F401  (defines the operators)
+import isoflop.model  # noqa: F401 (defines the operators)
 
-Packet = torch._ops.OpOverloadPacket
+Packet = Any  # an operator, whatever its overload: torch._ops.OpOverloadPacket
 
 
 def flops_of(function: Packet, args: tuple[Any, ...], out: Any, whole: bool) -> int:
@@ -61,18 +61,18 @@ def _attention_gradient(args: tuple[Any, ...], whole: bool) -> int:
 def _grouped(args: tuple[Any, ...]) -> int:
     """Each row meets one matrix [M, F] of its group."""
     x_RM, weight_EMF = args[:2]
-    return 2 * x_RM.shape[0] * x_RM.shape[1] * weight_EMF.shape[-1]
+    return int(2 * x_RM.shape[0] * x_RM.shape[1] * weight_EMF.shape[-1])
 
 
 def _grouped_weight_gradient(args: tuple[Any, ...]) -> int:
     """Each row makes one outer product [M, F]."""
     x_RM, grad_RF = args[:2]
-    return 2 * x_RM.shape[0] * x_RM.shape[1] * grad_RF.shape[1]
+    return int(2 * x_RM.shape[0] * x_RM.shape[1] * grad_RF.shape[1])
 
 
 def _linear(args: tuple[Tensor, Tensor]) -> int:
     x_RM, weight_FM = args
-    return 2 * x_RM.shape[0] * weight_FM.shape[0] * weight_FM.shape[1]
+    return int(2 * x_RM.shape[0] * weight_FM.shape[0] * weight_FM.shape[1])
 
 
 _OURS = torch.ops.isoflop

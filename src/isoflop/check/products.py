@@ -61,11 +61,16 @@ def count_sequence(decoder: Decoder, context: int, whole: bool = False, recomput
     if recompute:
         for layer in model.layers:
             _checkpointed(layer)
-    with torch.device("meta"), by_definition(ledger), ledger.places.watching(_parts(model)), ledger:
-        with set_checkpoint_early_stop(False):  # the whole forward again, not only up to what was last saved
-            logits_BTV = model(_tokens(context))
-            ledger.in_backward = True
-            logits_BTV.sum().backward()
+    with (
+        torch.device("meta"),
+        set_checkpoint_early_stop(False),  # the whole forward again, not only up to what was last saved
+        by_definition(ledger),
+        ledger.places.watching(_parts(model)),
+        ledger,
+    ):
+        logits_BTV = model(_tokens(context))
+        ledger.in_backward = True
+        logits_BTV.sum().backward()
     return _summed(ledger, times, context)
 
 

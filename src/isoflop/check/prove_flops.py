@@ -14,10 +14,10 @@ UNIT = "FLOPs a token"
 
 
 def prove_flops(decoder: Decoder, contexts: Contexts) -> Iterator[Line]:
-    """Every convention at every context, and documents packed into one sequence."""
+    """Every convention at every context, `hardware` with recomputation, and documents packed into one sequence."""
     exact = {n: count_sequence(decoder, n) for n in contexts.sequence}
     for n, counted in exact.items():
-        yield equal("matmul parameters met", parameters(decoder).matmul, counted.matmul_parameters, "", f"context {n}")
+        yield equal("parameters, matmul", parameters(decoder).matmul, counted.matmul_parameters, "", f"context {n}")
         yield from _sequence(decoder, "6nd", n, _without_mixing(counted))
         yield from _sequence(decoder, "palm", n, count_sequence(decoder, n, whole=True))
         yield from _sequence(decoder, "exact", n, counted)
@@ -33,9 +33,8 @@ def prove_flops(decoder: Decoder, contexts: Contexts) -> Iterator[Line]:
 
 def _sequence(decoder: Decoder, c: Convention, n: int, counted: Counted, recompute: bool = False) -> Iterator[Line]:
     """Forward and backward by part, and whole."""
-    what = f"FLOPs {c}" + (", recomputing" if recompute else "")
-    yield from _by_part(what, f"context {n}", n, flops_by_part(decoder, n, c, recompute), counted)
-    yield from _whole(what, f"context {n}", n, flops(decoder, n, c, recompute), counted)
+    yield from _by_part(f"FLOPs {c}", f"context {n}", n, flops_by_part(decoder, n, c, recompute), counted, recompute)
+    yield from _whole(f"FLOPs {c}", f"context {n}", n, flops(decoder, n, c, recompute), counted)
 
 
 def _decode(decoder: Decoder, c: Convention, n: int, counted: Counted) -> Iterator[Line]:
@@ -59,11 +58,13 @@ def _packed(decoder: Decoder, documents: list[tuple[int, Counted]]) -> Iterator[
     yield from _whole("FLOPs exact, packed", at, n, flops(decoder, n, "exact", packed=lengths), together)
 
 
-def _by_part(what: str, at: str, n: int, closed: dict[str, PartFlops], counted: Counted) -> Iterator[Line]:
+def _by_part(
+    what: str, at: str, n: int, closed: dict[str, PartFlops], counted: Counted, recompute: bool = False
+) -> Iterator[Line]:
     for part, closed_form in closed.items():
         forward, backward = counted.forward[part] / n, counted.backward[part] / n
         yield equal(f"{what}, forward", closed_form.forward_per_token, forward, UNIT, at, part)
-        if "recomputing" not in what:  # what is computed again is not told apart from the backward by part
+        if not recompute:  # what is computed again is not told apart from the backward by part
             yield equal(f"{what}, backward", closed_form.backward_per_token, backward, UNIT, at, part)
 
 

@@ -30,8 +30,8 @@ replace = msgspec.structs.replace
 
 
 def shrink(decoder: Decoder) -> Decoder:
-    """One layer of each kind, every option kept, every width small. Experts' capacity is lifted: what is dropped depends
-    on how many tokens come at once, so decoding cannot agree with it."""
+    """One layer of each kind, every option kept, every width small. Experts' capacity is lifted: what is dropped
+    depends on how many tokens come at once, so decoding cannot agree with it."""
     position = _rope(decoder.position) if isinstance(decoder.position, Rope) else decoder.position
     layers = dict.fromkeys(_layer(layer, decoder) for layer in decoder.layers)
     return replace(
@@ -84,9 +84,7 @@ def _attention(mixer: Attention, rope: Rope | None) -> Attention:
 
 def _latent_attention(mixer: LatentAttention, rope: Rope | None) -> LatentAttention:
     small = _at_most(mixer, {"n_heads": 2, "kv_rank": RANK, "d_nope": D_HEAD, "d_value": RANK})
-    return replace(
-        mixer, **small, q_rank=mixer.q_rank and min(mixer.q_rank, RANK), d_rope=_d_head(mixer.d_rope, rope)
-    )
+    return replace(mixer, **small, q_rank=mixer.q_rank and min(mixer.q_rank, RANK), d_rope=_d_head(mixer.d_rope, rope))
 
 
 def _mamba2(mixer: Mamba2) -> Mamba2:

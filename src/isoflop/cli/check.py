@@ -54,7 +54,8 @@ def _print(certificate: "Certificate") -> None:
     kinds = "1 kind" if c.kinds == 1 else f"{c.kinds} kinds"
     console.print(f"{c.architecture}: {c.n_layers} layers of {kinds}, one of each run", soft_wrap=True)
     console.print(f"sequences of {_listed(c.contexts.sequence)} tokens; decoded after {_listed(c.contexts.decode)}")
-    console.print(f"saved activations are those of {c.kernels}; the largest number of each check is shown\n")
+    console.print(f"FLOPs a token, in training on hardware with every layer recomputed; kernels {c.kernels}")
+    console.print("of each check's lines the one with the largest number:\n")
     _print_table(console, c)
     failures = [line for line in c.lines if line.verdict == "fails"]
     for line in failures[:MOST_FAILURES]:
@@ -98,7 +99,7 @@ def _number(value: float | None) -> str:
         return "not stated"
     if value == value // 1:
         return f"{value:,.0f}" if abs(value) < 1e13 else f"{value:.10e}"
-    return f"{value:,.2f}" if value > 1 else f"{value:.1e}"
+    return f"{value:.10g}" if value > 1 else f"{value:.1e}"
 
 
 def _listed(numbers: tuple[int, ...]) -> str:

@@ -61,9 +61,7 @@ class _Kept(NamedTuple):
     once: int = 0
 
 
-def saved_activations(
-    decoder: Decoder, batch: int, context: int, kernels: Kernels = "eager-cpu-fp32"
-) -> Activations:
+def saved_activations(decoder: Decoder, batch: int, context: int, kernels: Kernels = "eager-cpu-fp32") -> Activations:
     """Exact bytes for `batch` sequences of `context` tokens."""
     if kernels not in KERNELS:
         raise ValueError(f"kernels {kernels!r} are unknown; valid: {', '.join(KERNELS)}")
