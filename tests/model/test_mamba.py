@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from isoflop.architecture import Decoder, Layer, Mamba1, Mamba2
 from isoflop.model import mamba1, mamba2
+from isoflop.model.kernels import scan as kernel
 from isoflop.model.place import Place
 from isoflop.model.scan import chunk_of, selective_scan
 from isoflop.model.ssd import CHUNK, state_space
@@ -180,13 +181,13 @@ def compare(fast, slow, inputs: tuple[Tensor, ...], seed: int, bar: float = 1e-4
     slow_in = [x.double().requires_grad_() for x in inputs]
     fast_out, slow_out = fast(*fast_in), slow(*slow_in)
     generator = torch.Generator().manual_seed(seed)
-    grads = [torch.randn(y.shape, generator=generator) for y in fast_out]
+    grads = [torch.randn(y.shape, generator=generator).to(y.dtype) for y in fast_out]
     for found, wanted in zip(fast_out, slow_out, strict=True):
-        assert_close(found, wanted.float(), bar, terms=0.1)
+        assert_close(found, wanted.to(found.dtype), bar, terms=0.1)
     fast_grads = torch.autograd.grad(fast_out, fast_in, grads)
     slow_grads = torch.autograd.grad(slow_out, slow_in, [grad.double() for grad in grads])
     for found, wanted in zip(fast_grads, slow_grads, strict=True):
-        assert_close(found, wanted.float(), bar, terms=0.1)
+        assert_close(found, wanted.to(found.dtype), bar, terms=0.1)
 
 
 def around(length: int) -> st.SearchStrategy[int]:
@@ -214,7 +215,10 @@ def mamba2_inputs(batch: int, tokens: int, groups: int, r: int, p: int, n: int, 
 @settings(max_examples=40)
 @given(st.integers(1, 3), around(16), st.integers(1, 37), st.integers(1, 17), st.integers(0, 9))
 def test_selective_scan_is_the_recurrence(batch: int, tokens: int, d_inner: int, d_state: int, seed: int) -> None:
-    compare(selective_scan, mamba1_recurrence, mamba1_inputs(batch, tokens, d_inner, d_state, seed), seed)
+    inputs = mamba1_inputs(batch, tokens, d_inner, d_state, seed)
+    compare(selective_scan, mamba1_recurrence, inputs, seed)
+    # The kernel takes float32 only: this is plain torch.
+    compare(selective_scan, mamba1_recurrence, tuple(x.double() for x in inputs), seed, bar=1e-10)
 
 
 @settings(max_examples=40)
@@ -238,6 +242,18 @@ def test_long_sequences_span_many_chunks() -> None:
     assert chunk_of(tokens) > chunk_of(16)
     compare(selective_scan, mamba1_recurrence, mamba1_inputs(1, tokens, 3, 4, 0), 0)
     compare(state_space, mamba2_recurrence, mamba2_inputs(1, tokens, 1, 2, 3, 4, 0), 0)
+
+
+@pytest.mark.skipif(not kernel.available(torch.empty(1)), reason="no C++ compiler")
+def test_the_number_of_threads_changes_no_bit() -> None:
+    inputs = [x.requires_grad_() for x in mamba1_inputs(3, 50, 70, 5, 0)]
+    found, threads = [], torch.get_num_threads()
+    for n in (1, 2, 3):
+        torch.set_num_threads(n)
+        outs = selective_scan(*inputs)
+        found.append((*outs, *torch.autograd.grad([y.square().sum() for y in outs], inputs)))
+    torch.set_num_threads(threads)
+    assert all(torch.equal(x, y) for other in found[1:] for x, y in zip(found[0], other, strict=True))
 
 
 def extreme_steps(dt: Tensor) -> Tensor:

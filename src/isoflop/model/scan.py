@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from isoflop.model.kernels import scan as kernel
+
 MIN_CHUNK = 16
 
 
@@ -48,6 +50,15 @@ def _scan(
     x_BTI: Tensor, dt_BTI: Tensor, a_IN: Tensor, b_BTN: Tensor, c_BTN: Tensor, state_BIN: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the last state, and the state that each chunk finds, [chunks, B, I, N]."""
+    if kernel.available(x_BTI):
+        return kernel.scan(x_BTI, dt_BTI, a_IN, b_BTN, c_BTN, state_BIN, chunk_of(x_BTI.shape[1]))
+    return torch_scan(x_BTI, dt_BTI, a_IN, b_BTN, c_BTN, state_BIN)
+
+
+def torch_scan(
+    x_BTI: Tensor, dt_BTI: Tensor, a_IN: Tensor, b_BTN: Tensor, c_BTN: Tensor, state_BIN: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same on any device, in any precision."""
     found, outputs = [], []
     state_BIN = state_BIN.clone()
     for chunk in _chunks(x_BTI.shape[1]):
@@ -71,6 +82,23 @@ def _scan_backward(
     found_CBIN: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, dt, a, b, c and of the state before the first token."""
+    inputs = (grad_y_BTI, grad_state_BIN, x_BTI, dt_BTI, a_IN, b_BTN, c_BTN, found_CBIN)
+    if kernel.available(x_BTI):
+        return kernel.scan_gradient(*inputs, chunk_of(x_BTI.shape[1]))
+    return torch_scan_gradient(*inputs)
+
+
+def torch_scan_gradient(
+    grad_y_BTI: Tensor,
+    grad_state_BIN: Tensor,
+    x_BTI: Tensor,
+    dt_BTI: Tensor,
+    a_IN: Tensor,
+    b_BTN: Tensor,
+    c_BTN: Tensor,
+    found_CBIN: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The same on any device, in any precision."""
     inputs = (grad_y_BTI, x_BTI, dt_BTI, b_BTN, c_BTN)
     grads = [torch.empty_like(z, memory_format=torch.contiguous_format) for z in (x_BTI, dt_BTI, b_BTN, c_BTN)]
     grad_a_IN, later_BIN = torch.zeros_like(a_IN), grad_state_BIN
