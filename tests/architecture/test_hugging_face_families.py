@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -156,6 +157,15 @@ def test_nonsense_is_a_value_error_or_a_decoder(family: str) -> None:
                 from_hugging_face(broken, "x")
             except ValueError as error:
                 assert str(error).startswith("x: ") and "\n" not in str(error) and len(str(error)) < 700
+
+
+PUBLISHED = json.loads((Path(__file__).parent / "published_configurations.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configurations_are_the_published_models(name: str) -> None:
+    """The keys that these models' own config.json files have, written by many versions of transformers."""
+    assert from_hugging_face(PUBLISHED[name], name) == find_decoder(name)
 
 
 @pytest.mark.parametrize("name", published_names())
