@@ -22,6 +22,13 @@ class Rows(NamedTuple):
     expert_R: Tensor
     kept_NK: Tensor | None
 
+    def served(self, x_RM: Tensor) -> Tensor:
+        """Zero, and without gradient, where a row is over the capacity, whatever it was."""
+        if self.kept_NK is None:
+            return x_RM
+        inside_R = torch.arange(len(x_RM), device=x_RM.device) < self.ends_E[-1]
+        return torch.where(inside_R[:, None], x_RM, 0)
+
 
 def sort_rows(expert_NK: Tensor, counts_E: Tensor, capacity: int | None, n_sequences: int) -> Rows:
     """Rows by expert, those of one expert by token. Each expert keeps the first `capacity`, the others come last."""

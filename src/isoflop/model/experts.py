@@ -83,7 +83,7 @@ class MixtureOfExperts(nn.Module):
         return combine(self._linear("down", h_RF, rows), weight_NK, rows)
 
     def _linear(self, name: str, x_R: Tensor, rows: Rows) -> Tensor:
-        y_R = grouped_matmul(x_R, getattr(self, name), rows.ends_E)
+        y_R = rows.served(grouped_matmul(rows.served(x_R), getattr(self, name), rows.ends_E))
         if not self.feed_forward.bias:
             return y_R
         bias_E: Tensor = getattr(self, f"{name}_bias")

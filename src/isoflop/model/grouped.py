@@ -14,7 +14,8 @@ _LIBRARY.define("grouped_weight_gradient(Tensor x, Tensor grad, Tensor ends) -> 
 
 def grouped_matmul(x_RM: Tensor, weight_EMF: Tensor, ends_E: Tensor) -> Tensor:
     """Rows up to ends_E[0] times weight 0, the next up to ends_E[1] times weight 1, ...; [R, F]. Rows from ends_E[-1]
-    on belong to no group: they become zero. The one seam where a grouped kernel can be exchanged."""
+    on belong to no group: what they and their gradients become is not defined, not even finite. The one seam where a
+    grouped kernel can be exchanged."""
     weight_EMF = weight_EMF.to(x_RM.dtype)
     if x_RM.device.type == "cuda":
         return _padded_grouped_mm(x_RM, weight_EMF, ends_E)
@@ -32,18 +33,22 @@ def _padded_grouped_mm(x_RM: Tensor, weight_EMF: Tensor, ends_E: Tensor) -> Tens
 
 class _GroupedMatmul(torch.autograd.Function):
     """On a CPU, one product a group. torch's own kernel is such a loop too, but in 2.13 its shape function refuses
-    fp32, so nothing around it can be compiled, and its backward refuses gradients without strides."""
+    fp32, so nothing around it can be compiled, and its backward refuses gradients without strides. Only a compiler
+    needs the operators: a call through torch's dispatcher and back takes longer than a small product."""
 
     @staticmethod
     def forward(ctx: Any, x_RM: Tensor, weight_EMF: Tensor, ends_E: Tensor) -> Tensor:
         ctx.save_for_backward(x_RM, weight_EMF, ends_E)
-        return torch.ops.isoflop.grouped_matmul(x_RM, weight_EMF, ends_E)
+        multiply = torch.ops.isoflop.grouped_matmul if torch.compiler.is_compiling() else _matmul
+        return multiply(x_RM, weight_EMF, ends_E)
 
     @staticmethod
     def backward(ctx: Any, grad_RF: Tensor) -> tuple[Tensor, Tensor, None]:
         x_RM, weight_EMF, ends_E = ctx.saved_tensors
-        dx_RM = torch.ops.isoflop.grouped_matmul(grad_RF, weight_EMF.transpose(1, 2), ends_E)
-        return dx_RM, torch.ops.isoflop.grouped_weight_gradient(x_RM, grad_RF, ends_E), None
+        compiling = torch.compiler.is_compiling()
+        multiply = torch.ops.isoflop.grouped_matmul if compiling else _matmul
+        dweight = torch.ops.isoflop.grouped_weight_gradient if compiling else _weight_gradient
+        return multiply(grad_RF, weight_EMF.transpose(1, 2), ends_E), dweight(x_RM, grad_RF, ends_E), None
 
 
 def _groups(ends: Tensor) -> Iterator[tuple[int, int, int]]:
@@ -56,11 +61,9 @@ def _groups(ends: Tensor) -> Iterator[tuple[int, int, int]]:
 
 def _matmul(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     out = x.new_empty(x.shape[0], weight.shape[-1])
-    end = 0
     for expert, start, end in _groups(ends):
         if end > start:
             torch.mm(x[start:end], weight[expert], out=out[start:end])
-    out[end:] = 0
     return out
 
 

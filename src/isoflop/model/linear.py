@@ -9,6 +9,8 @@ from torch import Tensor, nn
 # Below this width torch's default library is as fast; above, oneDNN multiplies fp32 a tenth faster on a CPU with
 # AVX-512 (docs/decisions.md, "Which matrix product on a CPU").
 ONEDNN_FROM = 64
+# Few rows are not worth its set-up: one row of 128 x 256 takes it four times as long.
+ONEDNN_ROWS = 128
 
 
 class Linear(nn.Module):
@@ -26,7 +28,8 @@ class Linear(nn.Module):
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x [..., d_in] @ weight [d_out, d_in].T."""
-    if x.device.type == "cpu" and x.dtype == torch.float32 and min(weight.shape) >= ONEDNN_FROM:
+    rows = x.numel() // max(1, x.shape[-1])
+    if x.device.type == "cpu" and x.dtype == torch.float32 and min(weight.shape) >= ONEDNN_FROM and rows >= ONEDNN_ROWS:
         out: Tensor = _OneDnnLinear.apply(x.reshape(-1, x.shape[-1]), weight)
         return out.view(*x.shape[:-1], -1)
     return F.linear(x, weight)
