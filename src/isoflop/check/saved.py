@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from isoflop.architecture import Decoder
-from isoflop.check.places import Part, Places
+from isoflop.check.places import HEAD, Part, Places
 from isoflop.check.products import kinds_of, on_meta
 from isoflop.model import DecoderModel
 from isoflop.model.norm import LayerNorm, RmsNorm
@@ -31,9 +31,13 @@ def count_saved(decoder: Decoder, batch: int, context: int) -> dict[str, int]:
     model, places = on_meta(kinds), Places()
     tokens_BT = torch.empty(batch, context, dtype=torch.long, device="meta")
     saved: list[weakref.ref[_Saved]] = []
+    tables: list[Tensor] = []  # of ropes that are made anew for this length: the layers share them
+    for rope in model.ropes:
+        rope.register_forward_hook(lambda _, args, out: tables.extend(out))
 
     def save(x: Tensor) -> _Saved:
-        one = _Saved(x, places.now())
+        shared = any(x.untyped_storage()._cdata == table.untyped_storage()._cdata for table in tables)
+        one = _Saved(x, HEAD if shared else places.now())
         saved.append(weakref.ref(one))
         return one
 
