@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from isoflop.architecture import Decoder, Layer, Mamba1, Mamba2
 from isoflop.model import mamba1, mamba2
+from isoflop.model.convolution import CausalConvolution
 from isoflop.model.kernels import scan as kernel
 from isoflop.model.place import Place
 from isoflop.model.scan import chunk_of, selective_scan
@@ -267,6 +268,38 @@ def test_large_steps_and_long_memories_stay_right() -> None:
     compare(selective_scan, mamba1_recurrence, (x, extreme_steps(dt), a, b, c, state), 3)
     x, dt, a, b, c, state = mamba2_inputs(2, 150, 2, 2, 3, 4, 3)
     compare(state_space, mamba2_recurrence, (x, extreme_steps(dt), a, b, c, state), 3)
+
+
+# ---- the convolution
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 9),
+    st.integers(1, 300),
+    st.integers(1, 5),
+    st.booleans(),
+    st.sampled_from((torch.float32, torch.float64)),
+)
+def test_convolution_is_that_of_torch(
+    batch: int, tokens: int, channels: int, width: int, bias: bool, dtype: torch.dtype
+) -> None:
+    """float32 runs in the kernel where there is a compiler, float64 in torch; inputs are columns of a wider matrix."""
+    ours = CausalConvolution(channels, width, bias).to(dtype)
+    generator = torch.Generator().manual_seed(tokens)
+    for parameter in ours.parameters():
+        parameter.data.normal_(generator=generator)
+    wide_BTC = torch.randn(batch, tokens, channels + 3, generator=generator).to(dtype).requires_grad_()
+    x_BTC = wide_BTC[..., 2:-1]
+    padded_BCS = nn.functional.pad(x_BTC.mT, (width - 1, 0))
+    wanted_BTC = nn.functional.conv1d(padded_BCS, ours.kernel[:, None], ours.bias, groups=channels).mT
+    grad_BTC = torch.randn(wanted_BTC.shape, generator=generator).to(dtype)
+    inputs = [wide_BTC, *ours.parameters()]
+    found = (ours(x_BTC), *torch.autograd.grad(ours(x_BTC), inputs, grad_BTC))
+    wanted = (wanted_BTC, *torch.autograd.grad(wanted_BTC, inputs, grad_BTC))
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert_close(mine, theirs, 1e-5, terms=1.0)
 
 
 # ---- decoding

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isoflop.model.kernels import convolution as kernel
+
 
 class CausalConvolution(nn.Module):
     """y_t = bias + sum_k kernel_k x_(t - K + 1 + k), each channel on its own; kernel [C, K], its last column meets x_t.
@@ -19,22 +21,28 @@ class CausalConvolution(nn.Module):
 
     def forward(self, x_BTC: Tensor, window_BKC: Tensor | None = None) -> Tensor:
         """[B, T, C]. The window holds the last K inputs, zeros before the first, moves on in place; None: no past."""
-        width = self.kernel.shape[1]
-        if window_BKC is None:
-            x_BSC = F.pad(x_BTC, (0, 0, width - 1, 0))
-        else:
-            x_BSC = torch.cat((window_BKC[:, 1:].to(x_BTC.dtype), x_BTC), dim=1)
-            with torch.no_grad():
-                window_BKC.copy_(torch.cat((window_BKC[:, :1].to(x_BTC.dtype), x_BSC), dim=1)[:, -width:])
-        weight_KC = self.kernel.t().to(x_BTC.dtype)
-        bias_C = weight_KC.new_zeros(weight_KC.shape[1]) if self.bias is None else self.bias.to(x_BTC.dtype)
-        convolved: Tensor = _Shifts.apply(x_BSC, weight_KC, bias_C)
-        return convolved
+        kernel_KC = self.kernel.t().to(x_BTC.dtype)
+        bias_C = kernel_KC.new_zeros(kernel_KC.shape[1]) if self.bias is None else self.bias.to(x_BTC.dtype)
+        if window_BKC is None and x_BTC.device.type == "cpu" and x_BTC.dtype == torch.float32 and kernel.available():
+            convolved: Tensor = kernel.convolve(x_BTC, kernel_KC, bias_C)
+            return convolved
+        shifted: Tensor = _Shifts.apply(_with_past(x_BTC, window_BKC, len(kernel_KC)), kernel_KC, bias_C)
+        return shifted
+
+
+def _with_past(x_BTC: Tensor, window_BKC: Tensor | None, width: int) -> Tensor:
+    """[B, S, C]: the K - 1 inputs before, then those of x, of which the window keeps the last K."""
+    if window_BKC is None:
+        return F.pad(x_BTC, (0, 0, width - 1, 0))
+    x_BSC = torch.cat((window_BKC[:, 1:].to(x_BTC.dtype), x_BTC), dim=1)
+    with torch.no_grad():
+        window_BKC.copy_(torch.cat((window_BKC[:, :1].to(x_BTC.dtype), x_BSC), dim=1)[:, -width:])
+    return x_BSC
 
 
 class _Shifts(torch.autograd.Function):
-    """The convolution as K shifted products, in the layout [B, T, C] that the matrices on either side use: on a CPU a
-    third of the time of torch's grouped conv1d, forward and backward."""
+    """The convolution as K shifted products, on any device and in any precision, in the layout [B, T, C] that the
+    matrices on either side use: on a CPU a third of the time of torch's grouped conv1d, forward and backward."""
 
     @staticmethod
     def forward(ctx: Any, x_BSC: Tensor, weight_KC: Tensor, bias_C: Tensor) -> Tensor:
