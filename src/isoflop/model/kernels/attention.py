@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from isoflop.model.kernels.build import library
-from isoflop.model.kernels.plain import EVERYTHING, Options, torch_attention
+from isoflop.model.kernels.plain import EVERYTHING, Options, one_query, torch_attention
 
 _CALL = struct.Struct("43q2d")  # attention.cpp's `Call`: 12 pointers, 7 x 3 strides, 10 sizes, scale and cap
 
@@ -41,6 +41,8 @@ def attention(
     H. Our kernel for fp32 on a CPU, for any strides whose last is 1; torch for the rest."""
     options = Options(scale, start, window, chunk, softcap, slopes_H, sinks_H)
     _check(q_BTHD, k_BSKD, v_BSKE, options)
+    if q_BTHD.shape[1] == 1 and options.plain_scores and q_BTHD.device.type == "cpu":
+        return one_query(q_BTHD, k_BSKD, v_BSKE, options)
     if not _native(q_BTHD, k_BSKD, v_BSKE):
         return torch_attention(q_BTHD, k_BSKD, v_BSKE, options)
     out: Tensor = torch.ops.isoflop.attention(q_BTHD, k_BSKD, v_BSKE, *options.tuple())[0]

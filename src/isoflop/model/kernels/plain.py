@@ -32,9 +32,13 @@ class Options:
     sinks_H: Tensor | None = None
 
     @property
+    def plain_scores(self) -> bool:
+        """Whether the weights are a softmax of scaled products and nothing else."""
+        return self.softcap is None and self.slopes_H is None and self.sinks_H is None
+
+    @property
     def causal_only(self) -> bool:
-        rest = (self.window, self.chunk, self.softcap, self.slopes_H, self.sinks_H)
-        return self.start == 0 and all(x is None for x in rest)
+        return self.start == 0 and self.window is None and self.chunk is None and self.plain_scores
 
     def tuple(self) -> tuple[Any, ...]:
         return self.scale, self.start, self.window, self.chunk, self.softcap, self.slopes_H, self.sinks_H
@@ -52,6 +56,18 @@ def torch_attention(q_BTHD: Tensor, k_BSKD: Tensor, v_BSKE: Tensor, options: Opt
         q = q_BTHD[:, t : t + BLOCK]
         blocks.append(checkpoint(_block, q, k_BSKD, v_BSKE, t, options, use_reentrant=False, preserve_rng_state=False))
     return torch.cat(blocks, dim=1)
+
+
+def one_query(q_B1HD: Tensor, k_BSKD: Tensor, v_BSKE: Tensor, options: Options) -> Tensor:
+    """`attention` of a single query, as in decoding: nothing is masked among the keys it sees, so that the G heads that
+    share keys can stand as G queries of one head. Reads the keys where they lie."""
+    end = options.start + 1
+    first = max(
+        0, end - (options.window or end), options.start // options.chunk * options.chunk if options.chunk else 0
+    )
+    q_BKGD = q_B1HD.unflatten(2, (k_BSKD.shape[2], -1))[:, 0]
+    k, v = (x[:, first:end].transpose(1, 2) for x in (k_BSKD, v_BSKE))
+    return F.scaled_dot_product_attention(q_BKGD, k, v, scale=options.scale).flatten(1, 2)[:, None]
 
 
 def _sdpa(q_BTHD: Tensor, k_BSKD: Tensor, v_BSKE: Tensor, scale: float) -> Tensor:
