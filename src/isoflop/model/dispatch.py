@@ -1,7 +1,7 @@
 """Rows to their experts and back. N tokens, M columns, E experts, K top_k, R = N * K routed rows.
 
-Both ways and both gradients are gathers, or sums of K gathered rows (`embedding_bag`): several times as fast on a CPU as
-adding rows to where they belong, and the same order of addends always."""
+Both ways and both gradients are gathers, or sums of K gathered rows (`embedding_bag`): several times as fast on a CPU
+as adding rows to where they belong, and the same order of addends always."""
 
 from typing import Any, NamedTuple
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 class Rows(NamedTuple):
-    """Row r of the sorted rows is choice `order_R[r]` of the flattened [N, K] choices, thus of token order_R[r] // K; the
-    choice (n, k) is row `place_NK[n, k]`. Expert e has the rows from ends_E[e - 1] up to ends_E[e]; `expert_R` says so
-    row by row. Rows from ends_E[-1] on are over the capacity of their experts: `kept_NK` is false there; it is None
-    where there is no limit."""
+    """Row r of the sorted rows is choice `order_R[r]` of the flattened [N, K] choices, thus of token order_R[r] // K;
+    the choice (n, k) is row `place_NK[n, k]`. Expert e has the rows from ends_E[e - 1] up to ends_E[e]; `expert_R`
+    says so row by row. Rows from ends_E[-1] on are over the capacity of their experts: `kept_NK` is false there; it is
+    None where there is no limit."""
 
     order_R: Tensor
     place_NK: Tensor
