@@ -78,12 +78,11 @@ class Dense(Description, frozen=True, tag="dense"):
     def _attention(self, n_heads: int) -> Attention:
         wanted = max(1, n_heads // self.queries_per_kv)
         n_kv_heads = max(k for k in range(1, wanted + 1) if n_heads % k == 0)
-        qk_norm = "head" if self.qk_norm else "none"
         return Attention(
             n_heads=n_heads,
             n_kv_heads=n_kv_heads,
             d_head=self.d_head,
-            qk_norm=qk_norm,
+            qk_norm="head" if self.qk_norm else "none",
             window=self.window,
             sinks=self.sinks,
         )

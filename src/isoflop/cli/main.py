@@ -5,6 +5,7 @@ Exit codes: 0 fine; 1 the answer is no, or the work could not be finished; 2 the
 
 import argparse
 import importlib
+import keyword
 import sys
 from typing import NoReturn
 
@@ -17,6 +18,9 @@ VERBS = {
     "cost": "parameters, FLOPs and cache bytes of an architecture, exactly",
     "check": "the exact counts proved on the architecture's own modules",
     "compare": "architectures side by side, and one dial turned until they match",
+    "extend": "a trained model at a longer context, its loss by position before and after",
+    "import": "a Hugging Face model's weights as a checkpoint of ours",
+    "export": "a checkpoint of ours as the Hugging Face model that computes the same",
     "fit": "a scaling law with its certificate, from any table of runs",
 }
 
@@ -60,7 +64,7 @@ def _top_parser() -> Parser:
 def _run_verb(verb: str, argv: list[str]) -> int:
     traceback = "--traceback" in argv
     try:
-        module = importlib.import_module(f"isoflop.cli.{verb}")
+        module = importlib.import_module(f"isoflop.cli.{verb}{'_' if keyword.iskeyword(verb) else ''}")
         parser = Parser(
             prog=f"isoflop {verb}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )

@@ -38,12 +38,16 @@ def build(study: Path) -> str:
     found = load(study)
     drawn = charts(found)
     title = f"Isoflop study: {found.name}"
+    return document(title, f"{_top(found, title)}\n{_figures(drawn)}\n{_sections(found, drawn)}", drawn)
+
+
+def document(title: str, body: str, drawn: list[Chart]) -> str:
+    """A whole page around a body that is HTML already, with what its figures need. ValueError without plotly."""
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<link rel="icon" href="data:,">\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"{_top(found, title)}\n{_figures(drawn)}\n{_sections(found, drawn)}\n</main>\n{_scripts(drawn)}\n"
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n{_scripts(drawn)}\n"
         "</body>\n</html>\n"
     )
 
