@@ -9,7 +9,7 @@ def causal_by_rows(
     q_BTHD: Tensor,
     k_BSKD: Tensor,
     v_BSKE: Tensor,
-    scale: float,
+    scale: float | None,
     start: int = 0,
     window: int | None = None,
     chunk: int | None = None,
@@ -17,41 +17,68 @@ def causal_by_rows(
     slopes_H: Tensor | None = None,
     sinks_H: Tensor | None = None,
 ) -> Tensor:
-    """Query t against the keys it may see, one row after the other: exactly the products that visibility leaves."""
+    """Query t, at position p = start + t, against the keys that it may see, one row after the other: exactly the
+    products that causality, window and chunk leave."""
     q_BHTD, k_BHSD, v_BHSE = _by_head(q_BTHD, k_BSKD, v_BSKE)
+    scale = q_BTHD.shape[-1] ** -0.5 if scale is None else scale
     rows = []
     for t in range(q_BHTD.shape[2]):
-        position = start + t
-        first = max(
-            0, 0 if window is None else position - window + 1, 0 if chunk is None else position // chunk * chunk
-        )
-        keys, values = k_BHSD[:, :, first : position + 1], v_BHSE[:, :, first : position + 1]
+        p = start + t
+        first = max(0, p - window + 1 if window else 0, p - p % chunk if chunk else 0)
+        keys, values = k_BHSD[:, :, first : p + 1], v_BHSE[:, :, first : p + 1]
         scores_BH1S = q_BHTD[:, :, t : t + 1] @ keys.mT * scale
-        if softcap is not None:
-            scores_BH1S = softcap * torch.tanh(scores_BH1S / softcap)
-        if slopes_H is not None:
-            distance_S = torch.arange(position - first, -1, -1, device=scores_BH1S.device)
-            scores_BH1S = scores_BH1S - slopes_H[:, None, None] * distance_S
-        if sinks_H is not None:
-            sinks = sinks_H[:, None, None].expand(len(scores_BH1S), -1, 1, 1)
-            rows.append(torch.cat((scores_BH1S, sinks), dim=-1).softmax(-1)[..., :-1] @ values)
-        else:
-            rows.append(scores_BH1S.softmax(-1) @ values)
+        distance_S = p - torch.arange(first, p + 1, device=keys.device)
+        rows.append(_shares(scores_BH1S, distance_S, softcap, slopes_H, sinks_H) @ values)
     return torch.cat(rows, dim=2).transpose(1, 2)
 
 
-def causal_by_mask(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, scale: float, *rest: object) -> Tensor:
-    """All scores, then the causal mask alone: the products that the palm convention counts."""
-    q_BHTD, k_BHTD, v_BHTD = _by_head(q_BTHD, k_BTKD, v_BTKD)
-    future_TT = torch.ones(2 * (q_BHTD.shape[2],), dtype=torch.bool, device=q_BTHD.device).triu(1)
-    scores_BHTT = (q_BHTD @ k_BHTD.mT * scale).masked_fill(future_TT, -torch.inf)
-    return (scores_BHTT.softmax(-1) @ v_BHTD).transpose(1, 2)
+def _shares(
+    scores_BHTS: Tensor, distance: Tensor, softcap: float | None, slopes_H: Tensor | None, sinks_H: Tensor | None
+) -> Tensor:
+    """Softmax of the scores after cap and penalty on distance; a sink takes its share and gives nothing."""
+    if softcap is not None:
+        scores_BHTS = softcap * torch.tanh(scores_BHTS / softcap)
+    if slopes_H is not None:
+        scores_BHTS = scores_BHTS - slopes_H[:, None, None] * distance
+    if sinks_H is None:
+        return scores_BHTS.softmax(-1)
+    sinks_BHT1 = sinks_H[:, None, None].expand(*scores_BHTS.shape[:-1], 1)
+    return torch.cat((scores_BHTS, sinks_BHT1), dim=-1).softmax(-1)[..., :-1]
 
 
-def no_attention(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKE: Tensor, scale: float, *rest: object) -> Tensor:
+def causal_by_mask(
+    q_BTHD: Tensor,
+    k_BSKD: Tensor,
+    v_BSKE: Tensor,
+    scale: float | None,
+    start: int = 0,
+    window: int | None = None,
+    chunk: int | None = None,
+    softcap: float | None = None,
+    slopes_H: Tensor | None = None,
+    sinks_H: Tensor | None = None,
+) -> Tensor:
+    """All scores, then a mask: the products that the palm convention counts."""
+    q_BHTD, k_BHSD, v_BHSE = _by_head(q_BTHD, k_BSKD, v_BSKE)
+    scale = q_BTHD.shape[-1] ** -0.5 if scale is None else scale
+    p_T1 = torch.arange(start, start + q_BTHD.shape[1], device=q_BTHD.device)[:, None]
+    p_S = torch.arange(k_BSKD.shape[1], device=q_BTHD.device)
+    hidden_TS = p_S > p_T1
+    if window is not None:
+        hidden_TS = hidden_TS | (p_T1 - p_S >= window)
+    if chunk is not None:
+        hidden_TS = hidden_TS | (p_T1 // chunk != p_S // chunk)
+    scores_BHTS = q_BHTD @ k_BHSD.mT * scale
+    if softcap is not None:
+        scores_BHTS = softcap * torch.tanh(scores_BHTS / softcap)
+    shares_BHTS = _shares(scores_BHTS.masked_fill(hidden_TS, -torch.inf), p_T1 - p_S, None, slopes_H, sinks_H)
+    return (shares_BHTS @ v_BHSE).transpose(1, 2)
+
+
+def no_attention(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKE: Tensor, *options: object) -> Tensor:
     """Queries, keys and values go through, so that their gradients exist, but no product is made of them."""
-    _, k, v = _by_head(q_BTHD, k_BTKD, v_BTKE)
-    return v.transpose(1, 2) + 0 * (q_BTHD + k.transpose(1, 2)).sum(-1, keepdim=True)
+    q, k, v = _by_head(q_BTHD, k_BTKD, v_BTKE)
+    return (q.sum(-1, keepdim=True) + k.sum(-1, keepdim=True) + v).transpose(1, 2)
 
 
 def experts_by_loop(x_RM: Tensor, weight_EMF: Tensor, ends_E: Tensor) -> Tensor:

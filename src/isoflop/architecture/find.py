@@ -96,7 +96,7 @@ class _Blocks(Description, frozen=True):
 def _from_pattern(data: dict[str, Any], path: Path) -> Decoder:
     if "layers" in data:
         raise ValueError(f"{path}: layers are written either as 'layers' or as 'blocks' with a 'pattern', not as both")
-    written = {key: data.pop(key) for key in ("blocks", "pattern") if key in data}
+    written: dict[str, Any] = {key: data.pop(key) for key in ("blocks", "pattern") if key in data}
     named = from_dict(written, _Blocks, str(path))
     try:
         order = expand(named.pattern, named.blocks)

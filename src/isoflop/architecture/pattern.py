@@ -35,9 +35,7 @@ def expand(pattern: str, blocks: Collection[str]) -> list[str]:
             case "times":
                 _repeat(open_groups[-1], int(token["times"]), pattern, token)
             case _:
-                raise _wrong(
-                    pattern, token, f"'{token['wrong']}' is no block, no parenthesis, and no '*' with a number"
-                )
+                raise _wrong(pattern, token, f"'{token['wrong']}' is no block, no parenthesis, no '*' with a number")
     if len(open_groups) > 1:
         raise ValueError(f"pattern '{pattern}' has a '(' that is never closed")
     layers = [name for part in open_groups[0] for name in part]

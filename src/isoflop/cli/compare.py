@@ -6,8 +6,8 @@ isoflop compare mixtral-8x7b llama-2-70b --match decode-bytes --dial layers
 
 With --match, every architecture after the first is resized until it equals the first in that quantity as nearly as its
 dial allows: --dial width scales d_model and all that goes with it, layers and d_head kept; --dial layers cuts or
-repeats the pattern of its layers. Quantities: total, active (parameters), train-flops (exact FLOPs a token), kv-bytes (cache of
-one sequence at --context), decode-bytes (read to decode a token: active weights and cache).
+repeats the pattern of its layers. Quantities: total, active (parameters), train-flops (exact FLOPs a token), kv-bytes
+(cache of one sequence at --context), decode-bytes (read to decode a token: active weights and cache).
 """
 
 import argparse
