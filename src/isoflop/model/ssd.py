@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from isoflop.model.kernels import weights as kernel
+
 # Work a token grows with the length of a chunk inside it and shrinks with it between chunks; with the usual d_head and
 # d_state of 64 to 128 the two meet here.
 CHUNK = 64
@@ -77,12 +79,14 @@ def _by_group(z_BCLHP: Tensor, n_groups: int) -> Tensor:
 def _weights(b_BCGSN: Tensor, c_BCGLN: Tensor, log_BCLH: Tensor) -> Tensor:
     """What token L takes of what token S of its chunk wrote: c_L . b_S times the decay between, [B, C, H, L, S]."""
     n_groups, length = b_BCGSN.shape[2:4]
-    log_BCHL = log_BCLH.transpose(2, 3)
+    log_BCHL, scores_BCGLS = log_BCLH.transpose(2, 3), c_BCGLN @ b_BCGSN.mT
+    if scores_BCGLS.device.type == "cpu" and scores_BCGLS.dtype == torch.float32 and kernel.available():
+        weights_BCHLS: Tensor = kernel.chunk_weights(log_BCHL, scores_BCGLS)
+        return weights_BCHLS
     future_LS = torch.ones(length, length, dtype=torch.bool, device=log_BCLH.device).triu(1)
     between_BCHLS = (log_BCHL[..., :, None] - log_BCHL[..., None, :]).float()
     # Masked before exp: the future would overflow, and its gradient with it.
     decay_BCHLS = torch.exp(between_BCHLS.masked_fill(future_LS, -torch.inf)).to(b_BCGSN.dtype)
-    scores_BCGLS = c_BCGLN @ b_BCGSN.mT
     return (decay_BCHLS.unflatten(2, (n_groups, -1)) * scores_BCGLS[:, :, :, None]).flatten(2, 3)
 
 

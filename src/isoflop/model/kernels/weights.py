@@ -1,0 +1,62 @@
+"""weights.cpp for torch. B batch, C chunk, G group of heads, H head, L position that reads, S one that is read."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from isoflop.model.kernels.build import library
+
+
+@torch.library.custom_op("isoflop::chunk_weights", mutates_args=())
+def chunk_weights(log_BCHL: Tensor, scores_BCGLS: Tensor) -> Tensor:
+    """exp(log_L - log_S) times the group's score for S <= L, else 0, [B, C, H, L, S]; log float64, scores float32."""
+    log_BCHL, scores_BCGLS = log_BCHL.contiguous(), scores_BCGLS.contiguous()
+    weights_BCHLS = scores_BCGLS.new_empty(*log_BCHL.shape, log_BCHL.shape[-1])
+    _call("weights_forward", (log_BCHL, scores_BCGLS, weights_BCHLS), log_BCHL, scores_BCGLS)
+    return weights_BCHLS
+
+
+@torch.library.custom_op("isoflop::chunk_weights_gradient", mutates_args=())
+def chunk_weights_gradient(grad_BCHLS: Tensor, log_BCHL: Tensor, scores_BCGLS: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of log and scores."""
+    grad_BCHLS, log_BCHL, scores_BCGLS = grad_BCHLS.contiguous(), log_BCHL.contiguous(), scores_BCGLS.contiguous()
+    grad_log_BCHL, grad_scores_BCGLS = torch.empty_like(log_BCHL), torch.empty_like(scores_BCGLS)
+    tensors = (log_BCHL, scores_BCGLS, grad_BCHLS, grad_scores_BCGLS, grad_log_BCHL)
+    _call("weights_backward", tensors, log_BCHL, scores_BCGLS)
+    return grad_log_BCHL, grad_scores_BCGLS
+
+
+@torch.compiler.assume_constant_result
+def available() -> bool:
+    """Whether the kernel can be had here; the first call compiles it."""
+    return library("weights") is not None
+
+
+def _call(name: str, tensors: tuple[Tensor, ...], log_BCHL: Tensor, scores_BCGLS: Tensor) -> None:
+    batch, chunks, groups, length, _ = scores_BCGLS.shape
+    sizes = (batch * chunks * groups, log_BCHL.shape[2] // groups, length, torch.get_num_threads())
+    pointers = [ctypes.c_void_p(z.data_ptr()) for z in tensors]
+    getattr(library("weights"), name)(*pointers, *map(ctypes.c_int64, sizes))
+
+
+@chunk_weights.register_fake
+def _shape(log_BCHL: Tensor, scores_BCGLS: Tensor) -> Tensor:
+    return scores_BCGLS.new_empty(*log_BCHL.shape, log_BCHL.shape[-1])
+
+
+@chunk_weights_gradient.register_fake
+def _gradient_shapes(grad_BCHLS: Tensor, log_BCHL: Tensor, scores_BCGLS: Tensor) -> tuple[Tensor, Tensor]:
+    return log_BCHL.new_empty(log_BCHL.shape), scores_BCGLS.new_empty(scores_BCGLS.shape)
+
+
+def _remember(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(ctx: torch.autograd.function.BackwardCFunction, grad_BCHLS: Tensor) -> tuple[Tensor, ...]:
+    grads: tuple[Tensor, ...] = chunk_weights_gradient(grad_BCHLS, *ctx.saved_tensors)
+    return grads
+
+
+chunk_weights.register_autograd(_differentiate, setup_context=_remember)
