@@ -35,7 +35,7 @@ def saved(model: Any, folder: Path, **options: Any) -> Path:
 
 
 def loaded(folder: Path) -> Any:
-    """Transformers' model of a folder, in float32; every tensor of the folder must have its place and none be made up."""
+    """Transformers' model of a folder, in float32; every tensor there must have its place, and none be made up."""
     import transformers
 
     model, told = transformers.AutoModelForCausalLM.from_pretrained(

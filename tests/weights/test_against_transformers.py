@@ -1,4 +1,4 @@
-"""Every family against transformers with the same weights: logits, gradients, decoding with a cache, and the way back."""
+"""Every family against transformers with the same weights: logits, gradients, decoding with a cache, the way back."""
 
 from pathlib import Path
 from typing import Any

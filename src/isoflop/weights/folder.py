@@ -15,7 +15,7 @@ from torch import Tensor
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MOST_JSON = 100_000_000  # bytes; the safetensors library allows headers of as many
-CHUNK = 1 << 22  # elements looked at at once
+CHUNK = 1 << 18  # elements looked at at once: what is made of them on the way is no larger than a cache
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 

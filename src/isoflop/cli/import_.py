@@ -1,0 +1,70 @@
+"""A Hugging Face model's weights as a checkpoint of ours, tensor by tensor.
+
+isoflop import path/to/llama my-llama
+isoflop import path/to/gemma my-gemma --dtype bf16 --json
+
+HF_DIR holds config.json and safetensors, sharded or not; tokenizer files come along. Nothing in it is executed; links
+that leave it are refused. OUT appears whole or not at all. Memory: the two largest tensors.
+"""
+
+import argparse
+from pathlib import Path
+
+import msgspec
+
+DTYPES = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}
+
+
+class Imported(msgspec.Struct, frozen=True):
+    """The JSON document; `ignored` are tensors that hold no weights, `digest` that of the architecture."""
+
+    source: str
+    out: str
+    model_type: str
+    digest: str
+    params: int
+    dtype: str
+    bytes: int
+    ignored: list[str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    parser.add_argument("source", metavar="HF_DIR", help="a folder with config.json and *.safetensors")
+    parser.add_argument("out", metavar="OUT", help="the checkpoint to write; nothing may be there")
+    parser.add_argument("--dtype", choices=list(DTYPES), help="type of matrices (default: as stored)")
+    parser.add_argument("--json", action="store_true", help="print the document instead of a line")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Import and print. Returns the exit code."""
+    from isoflop.cli.transfer import progress
+    from isoflop.cost import parameters
+    from isoflop.weights import folder
+    from isoflop.weights.convert import our_form
+    from isoflop.weights.hugging_face import import_folder
+
+    dtype = folder.DTYPES[DTYPES[args.dtype]] if args.dtype else None
+    theirs = import_folder(Path(args.source), Path(args.out), dtype, progress("import"))
+    kept = dtype or theirs.dtype
+    document = Imported(
+        source=args.source,
+        out=args.out,
+        model_type=theirs.model_type,
+        digest=theirs.decoder.digest,
+        params=parameters(theirs.decoder).total,
+        dtype=str(kept).removeprefix("torch."),
+        bytes=sum(our_form(name, shape, kept).nbytes for name, shape in theirs.shapes.items()),
+        ignored=theirs.ignored,
+    )
+    _print(document, args.json)
+    return 0
+
+
+def _print(found: Imported, as_json: bool) -> None:
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        return
+    print(f"{found.out}: {found.params:,} parameters of a {found.model_type}, matrices in {found.dtype}")
+    if found.ignored:
+        print(f"passed over, for they hold no weights: {', '.join(found.ignored)}")

@@ -1,0 +1,117 @@
+"""`isoflop import` and `isoflop export`, from the command line."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import isoflop
+from isoflop.architecture import Dense
+from isoflop.cli.main import main
+from isoflop.cli.transfer import progress
+from isoflop.model import DecoderModel
+from isoflop.train.init import initialize
+from isoflop.train.recipe import Recipe
+from isoflop.weights.checkpoint import save_model
+
+TOKENS = torch.arange(9)[None]
+TOKENIZER = {
+    "tokenizer.json": '{"version": "1.0"}',
+    "tokenizer_config.json": "{}",
+    "merges.txt": "#version: 0.2\na b\n",
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    model = DecoderModel(Dense().build(32, 40, 16))
+    initialize(model, 0, Recipe(lr=1e-3, batch=1))
+    save_model(tmp_path / "checkpoint", model, "a test", special_tokens={"eos_token_id": 3})
+    return tmp_path / "checkpoint"
+
+
+def documents(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def wrong(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(list(arguments)) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith(f"isoflop {arguments[0]}: ")
+    return err
+
+
+def test_there_and_back(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    there, back = tmp_path / "there", tmp_path / "deep" / "back"
+    out = documents(capsys, "export", str(checkpoint), str(there))
+    assert out == {"checkpoint": str(checkpoint), "out": str(there), "model_type": "llama"}
+    for name, text in TOKENIZER.items():
+        (there / name).write_text(text)
+    found = documents(capsys, "import", str(there), str(back))
+    decoder = isoflop.load(checkpoint).decoder
+    assert found["model_type"] == "llama" and found["dtype"] == "float32" and found["ignored"] == []
+    assert found["digest"] == decoder.digest and found["params"] == sum(
+        parameter.numel() for parameter in isoflop.load(back).parameters()
+    )
+    with torch.no_grad():
+        assert torch.equal(isoflop.load(back)(TOKENS), isoflop.load(checkpoint)(TOKENS))
+    documents(capsys, "export", str(back), str(tmp_path / "again"))
+    assert all((tmp_path / "again" / name).read_text() == text for name, text in TOKENIZER.items())
+    keys = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert keys["eos_token_id"] == 3 and keys["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_half_precision(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["export", str(checkpoint), str(tmp_path / "there")])
+    capsys.readouterr()
+    assert main(["import", str(tmp_path / "there"), str(tmp_path / "half"), "--dtype", "bf16"]) == 0
+    assert "parameters of a llama, matrices in bfloat16" in capsys.readouterr().out
+    assert isoflop.load(tmp_path / "half").dtype == torch.bfloat16
+
+
+def test_mistakes(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
+    assert "is not a folder" in wrong(capsys, "import", str(tmp_path / "nowhere"), out)
+    assert "config.json: there is no such file" in wrong(capsys, "import", str(checkpoint), out)
+    assert "is there already" in wrong(capsys, "export", str(checkpoint), str(checkpoint))
+    assert "is not a folder" in wrong(capsys, "export", str(tmp_path / "nowhere"), out)
+    main(["export", str(checkpoint), str(tmp_path / "there")])
+    capsys.readouterr()
+    assert "checkpoint.json: there is no such file" in wrong(capsys, "export", str(tmp_path / "there"), out)
+    (tmp_path / "there" / "model.safetensors").write_bytes(b"\xff" * 100)
+    assert "is not a valid safetensors file" in wrong(capsys, "import", str(tmp_path / "there"), out)
+    shutil.rmtree(checkpoint)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there"]
+
+
+def test_nothing_is_overwritten(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["export", str(checkpoint), str(tmp_path / "there")])
+    capsys.readouterr()
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "link", "checkpoint"):
+        assert "is there already" in wrong(capsys, "import", str(tmp_path / "there"), str(tmp_path / name))
+    (tmp_path / "empty").mkdir()
+    assert main(["import", str(tmp_path / "there"), str(tmp_path / "empty")]) == 0
+
+
+def test_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    tell = progress("import")
+    for second in range(7):
+        now[0] = float(second)
+        tell(second * 10**9, 10**10)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "import: 2.00 of 10.00 GB, about 8 s left" and len(lines) == 3
+
+
+def test_isoflop_alone_does_not_import_torch() -> None:
+    code = "import sys, isoflop; assert callable(isoflop.load); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
