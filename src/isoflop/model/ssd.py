@@ -29,11 +29,11 @@ def state_space(
 def _step(
     x_B1HP: Tensor, dt_B1H: Tensor, a_H: Tensor, b_B1GN: Tensor, c_B1GN: Tensor, state_BGNRP: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One token of the recurrence, in float32."""
+    """One token of the recurrence, in the type of the state."""
     n_groups, dt_BH = b_B1GN.shape[2], dt_B1H[:, 0]
     written_BGRP = (x_B1HP[:, 0] * dt_BH[..., None]).unflatten(1, (n_groups, -1))
     decay_BGR = torch.exp(dt_BH * a_H).unflatten(1, (n_groups, -1))
-    b_BGN, c_BGN = b_B1GN[:, 0].float(), c_B1GN[:, 0].float()
+    b_BGN, c_BGN = b_B1GN[:, 0].to(state_BGNRP.dtype), c_B1GN[:, 0].to(state_BGNRP.dtype)
     state_BGNRP = state_BGNRP * decay_BGR[:, :, None, :, None] + b_BGN[..., None, None] * written_BGRP[:, :, None]
     y_BGW = (c_BGN[:, :, None] @ state_BGNRP.flatten(3))[:, :, 0]
     return y_BGW.to(x_B1HP.dtype).view_as(x_B1HP), state_BGNRP
