@@ -33,22 +33,27 @@ def _padded_grouped_mm(x_RM: Tensor, weight_EMF: Tensor, ends_E: Tensor) -> Tens
 
 class _GroupedMatmul(torch.autograd.Function):
     """On a CPU, one product a group. torch's own kernel is such a loop too, but in 2.13 its shape function refuses
-    fp32, so nothing around it can be compiled, and its backward refuses gradients without strides. Only a compiler
-    needs the operators: a call through torch's dispatcher and back takes longer than a small product."""
+    fp32, so nothing around it can be compiled, and its backward refuses gradients without strides. Only compilers and
+    counters need the operators: a call through torch's dispatcher and back takes longer than a small product."""
 
     @staticmethod
     def forward(ctx: Any, x_RM: Tensor, weight_EMF: Tensor, ends_E: Tensor) -> Tensor:
         ctx.save_for_backward(x_RM, weight_EMF, ends_E)
-        multiply = torch.ops.isoflop.grouped_matmul if torch.compiler.is_compiling() else _matmul
+        multiply = _matmul if _has_data(x_RM) else torch.ops.isoflop.grouped_matmul
         return multiply(x_RM, weight_EMF, ends_E)
 
     @staticmethod
     def backward(ctx: Any, grad_RF: Tensor) -> tuple[Tensor, Tensor, None]:
         x_RM, weight_EMF, ends_E = ctx.saved_tensors
-        compiling = torch.compiler.is_compiling()
-        multiply = torch.ops.isoflop.grouped_matmul if compiling else _matmul
-        dweight = torch.ops.isoflop.grouped_weight_gradient if compiling else _weight_gradient
+        multiply, dweight = torch.ops.isoflop.grouped_matmul, torch.ops.isoflop.grouped_weight_gradient
+        if _has_data(x_RM):
+            multiply, dweight = _matmul, _weight_gradient
         return multiply(grad_RF, weight_EMF.transpose(1, 2), ends_E), dweight(x_RM, grad_RF, ends_E), None
+
+
+def _has_data(x: Tensor) -> bool:
+    """Whether numbers can be looked at: not while compiling, on the meta device, or in fake tensors."""
+    return not torch.compiler.is_compiling() and type(x) is Tensor and not x.is_meta
 
 
 def _groups(ends: Tensor) -> Iterator[tuple[int, int, int]]:
