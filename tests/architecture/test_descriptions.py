@@ -50,8 +50,8 @@ IMPOSSIBLE: list[tuple[Callable[[], object], str]] = [
     (lambda: decoder(max_context=0), "max_context = 0 must be above 0"),
     (lambda: decoder(logit_multiplier=float("inf")), "logit_multiplier = inf must be finite"),
     (
-        lambda: decoder(layers=(msgspec.structs.replace(LAYER, mixer=Attention(n_heads=1, n_kv_heads=1, d_head=5)),)),
-        "d_head = 5 .* = 2; .*d_head is (4|6)",
+        lambda: decoder(layers=(msgspec.structs.replace(LAYER, mixer=Attention(n_heads=1, n_kv_heads=1, d_head=1)),)),
+        "rope needs at least 2 dimensions of a head to turn; d_head = 1 leaves none",
     ),
     (lambda: Dense(d_head=16).build(40, 100, 64), "d_model = 40 .*d_head = 16; .*d_model is 32"),
     (lambda: Dense(aspect=0), "aspect = 0 must be above 0"),
@@ -91,7 +91,7 @@ def test_equal_digests_mean_equal_descriptions(one: Decoder, other: Decoder) -> 
 
 def test_the_digest_is_stable() -> None:
     """A run is named by it: if this fails, runs trained before can no longer be found."""
-    assert decoder().digest == "2237ac5590d6935e"
+    assert decoder().digest == "690b6da2cf63999b"
     assert decoder(max_context=9).digest != decoder().digest
 
 

@@ -49,7 +49,7 @@ MISTAKES = [
         "[layers.1.mixer.type] 'atention' is not valid; did you mean 'attention'?",
     ),
     (["layers", 1, "mixer", "n_kv_heads"], 3, "[layers.1.mixer] n_heads = 2 is not a multiple of n_kv_heads = 3; "),
-    (["layers", 1, "mixer", "d_head"], 7, "d_head = 7 is not a multiple of the pairs that rope turns = 2; "),
+    (["layers", 1, "mixer", "d_head"], 1, "rope needs at least 2 dimensions of a head to turn; d_head = 1 leaves none"),
     (["layers", 1, "feed_forward", "type"], DELETE, "[layers.1.feed_forward] the key 'type' is missing"),
     (
         ["layers", 1, "feed_forward", "type"],
@@ -65,12 +65,12 @@ MISTAKES = [
     ),
     (
         ["layers", 0, "feed_forward", "activation"],
-        "gelu",
-        "[layers.0.feed_forward.activation] 'gelu' is not valid; did you mean 'swiglu'? (valid: swiglu)",
+        "swigluu",
+        "[layers.0.feed_forward.activation] 'swigluu' is not valid; did you mean 'swiglu'? (valid: ",
     ),
     (["position", "thetta"], 1.0, "[position] unknown key 'thetta'; did you mean 'theta'?"),
     (["position", "theta"], -3.0, "[position] theta = -3.0 must be above 0"),
-    (["position", "scaling"], {"type": "yarn"}, "[position.scaling.type] 'yarn' is not valid (valid: llama3)"),
+    (["position", "scaling"], {"type": "yarm"}, "[position.scaling.type] 'yarm' is not valid; did you mean 'yarn'?"),
     (
         ["position", "scaling"],
         {"type": "llama3", "factr": 3},
@@ -110,7 +110,10 @@ class Named(msgspec.Struct, forbid_unknown_fields=True):
 @pytest.mark.parametrize(
     ("family", "message"),
     [
-        ({"type": "dens"}, "[families.my.one.type] 'dens' is not valid; did you mean 'dense'? (valid: dense, experts)"),
+        (
+            {"type": "dens"},
+            "[families.my.one.type] 'dens' is not valid; did you mean 'dense'? (valid: dense, experts, ",
+        ),
         ({"type": "dense", "d_hed": 3}, "[families.my.one] unknown key 'd_hed'; did you mean 'd_head'?"),
         ({"type": "dense", "d_head": -3}, "[families.my.one] d_head = -3 must be above 0"),
         ({"type": "experts", "top_k": 99}, "[families.my.one] top_k = 99 exceeds n_experts = 8; "),

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from isoflop.architecture.find import find_decoder
-from isoflop.cli.cost import scaled
 from isoflop.cli.main import main
-from isoflop.cost import CONVENTIONS, cache, flops, parameters
+from isoflop.cli.tables import scaled
+from isoflop.cost import CONVENTIONS, cache, flops, flops_by_part, parameters
 
 
 def test_the_document(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,6 +34,16 @@ def test_the_document(capsys: pytest.CaptureFixture[str]) -> None:
             "prefill_per_token": cost.prefill_per_token,
             "decode_per_token": cost.decode_per_token,
         }
+        parts = flops_by_part(decoder, 4096, convention)
+        assert found["flops_by_part"][convention] == {
+            name: {
+                "forward_per_token": part.forward_per_token,
+                "backward_per_token": part.backward_per_token,
+                "decode_per_token": part.decode_per_token,
+            }
+            for name, part in parts.items()
+        }
+        assert list(parts) == ["mixer_matrices", "mixing", "feed_forward", "router", "head"]
     bytes_per_token = cache(decoder, 4096, "fp8").bytes_per_token
     assert found["cache"] == {
         "bytes_per_token": bytes_per_token,
@@ -52,6 +62,17 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "39.64 G" in text and "42.86 G" in text and "46.08 G" in text
 
 
+def test_windows_latents_and_states(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is kept of 8192 tokens: one token's bytes times those that a window leaves; latents; states alone."""
+    kept = {}
+    for name in ("gemma-2-2b", "deepseek-v2-lite", "mamba-130m"):
+        assert main(["cost", name, "--context", "8192", "--json"]) == 0
+        kept[name] = json.loads(capsys.readouterr().out)["cache"]
+    assert kept["gemma-2-2b"]["bytes_at_context"] == 106496 // 2 * (4096 + 8192)
+    assert kept["deepseek-v2-lite"]["bytes_per_token"] == 27 * (512 + 64) * 2
+    assert kept["mamba-130m"]["bytes_at_context"] == kept["mamba-130m"]["state_bytes_per_sequence"] == 2654208
+
+
 def test_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(
@@ -67,7 +88,12 @@ def test_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nonsense"], "isoflop cost: 'nonsense' is neither a file nor a published model; (published: "),
+        (["nonsense"], "isoflop cost: 'nonsense' is neither a file nor a published model (isoflop zoo lists them)"),
+        (
+            ["Qwen3-Next-80B-A3B"],
+            "isoflop cost: 'qwen3-next-80b-a3b' cannot be expressed: three layers of four mix by ",
+        ),
+        (["gpt-4"], "isoflop cost: 'gpt-4' is closed: its size is a rumour"),
         (
             ["llama-3.1-9b"],
             "isoflop cost: 'llama-3.1-9b' is neither a file nor a published model; did you mean 'llama-",
@@ -113,11 +139,23 @@ def test_planning_rooms_import_no_torch() -> None:
 def test_a_cost_loads_nothing_heavy() -> None:
     modules = loaded_by("from isoflop.cli.main import main; main(['cost', 'llama-3.1-8b', '--json'])")
     assert modules.isdisjoint(HEAVY)
+    for verb in ("['zoo', '--json']", "['compare', 'llama-3.1-8b', 'jamba', '--match', 'total', '--json']"):
+        assert loaded_by(f"from isoflop.cli.main import main; main({verb})").isdisjoint(HEAVY)
     with_table = loaded_by("from isoflop.cli.main import main; main(['cost', 'llama-3.1-8b'])")
     assert with_table.isdisjoint(set(HEAVY) - {"rich"}) and "rich" in with_table
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["cost", "llama-3.1-8b"], ["cost", "llama-3.1-8b", "--json"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["cost", "llama-3.1-8b"],
+        ["cost", "llama-3.1-8b", "--json"],
+        ["zoo"],
+        ["zoo", "nemotron-3-nano"],
+        ["compare", "llama-3.1-8b", "jamba", "--match", "total"],
+    ],
+)
 def test_cold_start(arguments: list[str]) -> None:
     """Half a second on two free cores; the processor's time is asked for, so that others' work does not count."""
     import resource

@@ -61,7 +61,8 @@ def _explain(message: str, data: Any, kind: Any) -> str:
     expected = re.fullmatch(r"Expected `(.*)`, got `(.*)`", text)
     if expected:
         found = _dig(data, path)
-        return f"{place}expected {expected[1]}, found {expected[2]}{'' if isinstance(found, dict) else f' {found!r}'}"
+        wanted = expected[1].removesuffix(" | null")  # TOML has no null
+        return f"{place}expected {wanted}, found {expected[2]}{'' if isinstance(found, dict) else f' {found!r}'}"
     return f"{place}{text[:1].lower() + text[1:]}" if text.startswith("Expected") else f"{place}{text}"
 
 

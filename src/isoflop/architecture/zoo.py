@@ -4,6 +4,7 @@ zoo.toml has a table for every preset in published/, and for models that have no
 (`refused` says why) and closed ones of which sizes are only rumoured (`rumour`), which are never facts here.
 """
 
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 
@@ -74,4 +75,4 @@ def figure(text: str) -> Figure:
     """A publisher's figure as a number: digits, at most one point, and M, B or T."""
     digits, unit = (text[:-1], UNITS[text[-1]]) if text[-1] in UNITS else (text, 1)
     decimals = len(digits.partition(".")[2])
-    return Figure(text=text, value=float(digits) * unit, unit=unit / 10**decimals)
+    return Figure(text=text, value=float(Decimal(digits) * unit), unit=unit / 10**decimals)

@@ -162,7 +162,7 @@ def _context(asked: int | None, names: list[str], decoders: list[Decoder]) -> in
 def _print(answer: Comparison) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     types = f"cache in {answer.cache_dtype}, weights in {answer.weight_dtype}"
     console.print(f"context {answer.context}; {types}; x: over the first. Exact counts.\n", soft_wrap=True)
     console.print(_table(answer))

@@ -104,7 +104,7 @@ def cost_of(name: str, decoder: Decoder, context: int, cache_dtype: str) -> Cost
 def _print(cost: Cost, decoder: Decoder) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     shape = f"{decoder.n_layers} layers, d_model {decoder.d_model}, vocabulary {decoder.vocab_size}"
     console.print(f"{cost.architecture}: {shape}, context {cost.context} of {decoder.max_context}", soft_wrap=True)
     console.print("Exact counts. FLOPs are the mean a token of one sequence; decode: of the token after it.\n")

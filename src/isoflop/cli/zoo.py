@@ -178,7 +178,7 @@ def _print_rows(rows: list[Row]) -> None:
         total, active = ("-" if count is None else scaled(count, COUNTS, 3) for count in (row.total, row.active))
         kept = "-" if row.kv_bytes_per_token is None else scaled(row.kv_bytes_per_token, BYTES, 3)
         table.add_row(row.name, total, active, kept, _said(row), row.kind)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(table)
     for row in rows:
         if row.note:
@@ -200,7 +200,7 @@ def _said(row: Row) -> str:
 def _print_model(model: Model) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     shape = f"{model.kind}; {model.n_layers} layers, d_model {model.d_model}, vocabulary {model.vocab_size}"
     tied = "tied" if model.tie_embeddings else "untied"
     console.print(f"{model.name}: {shape} ({tied} tables), at most {model.max_context} tokens", soft_wrap=True)
