@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from pathlib import Path
 
 
@@ -24,5 +25,8 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what killed writers left below `folder`. Nobody may be writing there."""
-    for partial in folder.rglob(".*.partial"):
-        partial.unlink(missing_ok=True)
+    for partial in list(folder.rglob(".*.partial")):
+        if partial.is_dir() and not partial.is_symlink():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)

@@ -6,9 +6,16 @@ import shutil
 import time
 
 import pytest
+import torch
 
+import isoflop
+from isoflop.data.dataset import open_dataset
+from isoflop.data.stream import evaluation_batches
+from isoflop.ladder.job import EVALUATION_BATCH
 from isoflop.ladder.study import load_study
 from isoflop.table import read_table
+from isoflop.weights.hugging_face import export_folder
+from isoflop.weights.load import find_weights
 from small_studies import SMALL, assert_tidy, finished, forecasts, law, processes_at, run, table, write_study
 
 KEPT = ("law.json", "runs.csv", "runs.parquet", "forecast.json", "plan.json", "study.toml")
@@ -64,6 +71,23 @@ def test_forecast_precedes_its_run(reference):
     assert said["low"] <= said["loss"] <= said["high"]
     assert said["level"] == 0.8
     assert told["relative_error"] == pytest.approx((said["loss"] - target.loss_valid) / target.loss_valid)
+
+
+def test_the_target_is_kept(reference, tmp_path):
+    """Its weights give the loss that was measured, to the last bit, and the same logits in transformers."""
+    import transformers
+
+    model, dataset = isoflop.load(reference.out), open_dataset(reference.out / "data")
+    target = read_table(reference.out)[-1]
+    batches = evaluation_batches(dataset.valid, 32, EVALUATION_BATCH, SMALL["training"]["eval_tokens"])
+    with torch.no_grad():
+        losses = [model.loss(torch.from_numpy(x), torch.from_numpy(y)).nats.item() * x.size for x, y in batches]
+        tokens = sum(x.size for x, _ in evaluation_batches(dataset.valid, 32, EVALUATION_BATCH, 2048))
+        assert sum(losses) / tokens == target.loss_valid
+        export_folder(find_weights(reference.out), tmp_path / "theirs")
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "theirs")
+        x = next(batch for batch, _ in evaluation_batches(dataset.valid, 32, EVALUATION_BATCH, 2048))
+        assert torch.allclose(theirs(torch.from_numpy(x)).logits, model(torch.from_numpy(x)), rtol=1e-4, atol=1e-4)
 
 
 def test_again_retrains_nothing(reference, tmp_path):

@@ -3,10 +3,12 @@
 <job>/job.json           what to do
 <job>/checkpoint/        `trunk` (last point of the trunk) and `decay` (inside the run being finished)
 <job>/runs/<run>.json    a finished run; written once, atomically, and believed from then on
+<job>/models/<run>/      final weights of a held-out target, a checkpoint as weights/checkpoint.py has it
 <job>/curve.csv          the learning curve up to the last checkpoint
 """
 
 import math
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,13 +19,16 @@ import msgspec
 from isoflop.atomic import write_atomically
 from isoflop.data.dataset import Dataset
 from isoflop.data.stream import BatchStream, bits_per_byte, evaluation_batches, evaluation_bytes
+from isoflop.data.tokenizer import SEPARATOR
 from isoflop.ladder.curve import Curve
 from isoflop.ladder.messages import Progress
 from isoflop.ladder.plan import Job, PlannedRun
 from isoflop.ladder.results import Result, read_result, result_path
 from isoflop.train import checkpoint
 from isoflop.train.trainer import Trainer
+from isoflop.weights.checkpoint import save_model
 
+MODELS = "models"
 READS_PER_RUN = 200  # points of a learning curve
 EVALUATION_BATCH = 32
 BLOWN_UP = 10.0  # times the loss of guessing: no model that learns is ever there
@@ -108,7 +113,10 @@ class JobRunner:
         peak = schedule.trunk_factor(start, self.job.warmup_steps)
         try:
             self._advance(run.steps, run, "decay", lambda step: peak * schedule.decay_factor(step, run.steps))
-            self._write(self._evaluate(run))
+            result = self._evaluate(run)
+            if run.role == "target":
+                self._keep(run)
+            self._write(result)
         except Diverged as error:
             self._write(_diverged(run.run, str(error), trainer.train_s))
         trainer.restore(*branch)
@@ -173,6 +181,14 @@ class JobRunner:
         self.curve.write()
         checkpoint.save(self.checkpoints, name, tensors, meta | {"run": run.run if run else None})
         self.saved_at = time.monotonic()
+
+    def _keep(self, run: PlannedRun) -> None:
+        """Leave the final weights; before the result, so that a finished target has them."""
+        folder = self.folder / MODELS / run.run
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed before it wrote the result
+        special = {"bos_token_id": SEPARATOR, "eos_token_id": SEPARATOR}
+        origin = f"run {run.run}: {run.family}, d_model {run.d_model}, {run.tokens} tokens"
+        save_model(folder, self.trainer.model, origin, self.dataset.folder, special)
 
     def _write(self, result: Result) -> None:
         self.curve.write()
