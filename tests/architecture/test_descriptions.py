@@ -43,8 +43,8 @@ IMPOSSIBLE: list[tuple[Callable[[], object], str]] = [
     (lambda: RmsNorm(eps=0), "eps = 0 must be above 0"),
     (lambda: Rope(theta=float("nan")), "theta = nan must be above 0"),
     (
-        lambda: Llama3Scaling(factor=8, low_freq_factor=4, high_freq_factor=4, original_max_context=8),
-        "low_freq_factor = 4 must lie between 0 and high_freq_factor = 4",
+        lambda: Llama3Scaling(factor=8, low_freq_factor=5, high_freq_factor=4, original_max_context=8),
+        "low_freq_factor = 5 must lie above 0 and at most at high_freq_factor = 4",
     ),
     (lambda: decoder(layers=()), "layers is empty"),
     (lambda: decoder(max_context=0), "max_context = 0 must be above 0"),

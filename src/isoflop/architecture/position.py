@@ -60,7 +60,7 @@ class Yarn(Description, frozen=True, tag="yarn"):
 
 class Llama3Scaling(Description, frozen=True, tag="llama3"):
     """Llama 3.1's frequency scaling (Grattafiori et al. 2024, arXiv 2407.21783): low frequencies are divided by
-    `factor`, high ones kept, those between interpolated."""
+    `factor`, high ones kept, those between interpolated; with equal factors (Llama 4 Scout) none is between."""
 
     factor: float
     low_freq_factor: float
@@ -69,9 +69,9 @@ class Llama3Scaling(Description, frozen=True, tag="llama3"):
 
     def __post_init__(self) -> None:
         require_positive(factor=self.factor, original_max_context=self.original_max_context)
-        if not 0 < self.low_freq_factor < self.high_freq_factor:
+        if not 0 < self.low_freq_factor <= self.high_freq_factor:
             raise ValueError(
-                f"low_freq_factor = {self.low_freq_factor} must lie between 0 and "
+                f"low_freq_factor = {self.low_freq_factor} must lie above 0 and at most at "
                 f"high_freq_factor = {self.high_freq_factor}"
             )
 

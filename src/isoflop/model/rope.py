@@ -116,6 +116,6 @@ def _yarn(plain_C: Tensor, theta: float, yarn: Yarn) -> Tensor:
 def _llama3(plain_C: Tensor, scaling: Llama3Scaling) -> Tensor:
     wavelengths = 2 * math.pi / plain_C
     turns = scaling.original_max_context / wavelengths  # full turns within the original context
-    kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    kept = kept.clamp(0, 1)
+    width = scaling.high_freq_factor - scaling.low_freq_factor
+    kept = ((turns - scaling.low_freq_factor) / width).clamp(0, 1) if width else (turns >= scaling.low_freq_factor) * 1.0
     return plain_C * (kept + (1 - kept) / scaling.factor)
