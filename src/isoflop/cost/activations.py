@@ -4,6 +4,8 @@ What is kept depends on what runs, so every closed form names its kernels. `eage
 on a CPU in float32 without torch.compile: our attention kernel (keeps queries, keys, values, its output and a log of
 the denominator a head), matrix products (keep their input), torch's norms and elementwise functions.
 
+A sequence has at least two tokens: for one alone, as in decoding, attention takes another kernel.
+
 A tensor that several operations keep is counted once, and a view keeps the whole tensor that it looks at: values keep
 the projection that queries and keys came from. Parameters, buffers and the tokens are there anyway and not counted.
 Statistics of the routers are kept as long as their losses.
