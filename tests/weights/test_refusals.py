@@ -225,3 +225,31 @@ def test_configurations(model_folder: Path) -> None:
     config.unlink()
     assert "holds neither a checkpoint of Isoflop, nor a Hugging Face model" in refusal(model_folder)
     assert "is not a folder" in refusal(model_folder / "nowhere")
+
+
+WRONG = [0, -1, 1, 3, 2**53, 2**70, 0.5, 1e300, None, "", "x", True, [], [1], {}, {"rope_type": "yarn"}]
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    home = tmp_path_factory.mktemp("several")
+    return [
+        saved(filled(family, 0), home / family) for family in ("falcon", "deepseek_v3", "jamba", "gpt_oss", "mamba2")
+    ]
+
+
+@settings(max_examples=150)
+@given(data=st.data())
+def test_any_configuration(several: list[Path], data: st.DataObject) -> None:
+    """Whatever it says: a model, or one line, and soon."""
+    folder = data.draw(st.sampled_from(several))
+    before = (folder / "config.json").read_text()
+    keys = json.loads(before)
+    changes = data.draw(st.dictionaries(st.sampled_from(sorted(keys)), st.sampled_from(WRONG), min_size=1, max_size=3))
+    (folder / "config.json").write_text(json.dumps(keys | changes))
+    try:
+        isoflop.load(folder)
+    except ValueError as error:
+        assert "\n" not in str(error)
+    finally:
+        (folder / "config.json").write_text(before)

@@ -19,7 +19,7 @@ from torch import Tensor
 from isoflop.architecture import Decoder
 from isoflop.architecture.files import from_dict
 from isoflop.model import DecoderModel
-from isoflop.weights.convert import check_names, fill, main_dtype, our_form, our_shapes
+from isoflop.weights.convert import check_names, fill, main_dtype, our_form, our_shapes, require_size
 from isoflop.weights.folder import DTYPES, TensorFolder, inside, read_json, sha256_of
 from isoflop.weights.tokenizer_files import copy_tokenizer
 from isoflop.weights.writer import Form, Tell, new_folder, silent, write_tensors
@@ -57,6 +57,7 @@ class Checkpoint:
             raise ValueError(f"{record}: names no {ARCHITECTURE}")
         self.decoder = from_dict(read_json(folder / ARCHITECTURE), Decoder, str(folder / ARCHITECTURE))
         self.tensors = TensorFolder(folder)
+        require_size(self.decoder, self.tensors)
         self.shapes = our_shapes(self.decoder)
         check_names(self.tensors, self.shapes, ())
         self.dtype = DTYPES.get(self.record.dtype, main_dtype(self.tensors))

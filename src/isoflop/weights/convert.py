@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from isoflop.architecture import Decoder
+from isoflop.cost import parameters
 from isoflop.model import DecoderModel
 from isoflop.weights.folder import TensorFolder
 from isoflop.weights.link import Link, Shape
@@ -21,6 +22,14 @@ def our_shapes(decoder: Decoder) -> dict[str, Shape]:
     """Shape of every tensor of the decoder's module, by name: its parameters and what else it keeps."""
     with torch.device("meta"):
         return {name: tuple(tensor.shape) for name, tensor in DecoderModel(decoder).state_dict().items()}
+
+
+def require_size(decoder: Decoder, folder: TensorFolder) -> None:
+    """Raises ValueError where the architecture has far more parameters than the files hold numbers: a damaged or
+    hostile description must not make us build what nobody has."""
+    described, held = parameters(decoder).total, sum(math.prod(entry.shape) for entry in folder.entries.values())
+    if described > 2 * held:
+        raise ValueError(f"{folder.folder}: the architecture has {described} parameters, the files hold {held} numbers")
 
 
 def kept_in_full(name: str, shape: Shape) -> bool:

@@ -18,6 +18,7 @@ from isoflop.weights.convert import (
     kept_in_full,
     main_dtype,
     our_shapes,
+    require_size,
     to_ours,
     to_theirs,
 )
@@ -46,9 +47,10 @@ class HuggingFaceFolder:
         self.decoder = from_hugging_face(self.keys, str(folder / CONFIG))
         self.model_type = str(self.keys["model_type"])
         names = names_of(self.model_type, self.decoder)
+        self.tensors = TensorFolder(folder)
+        require_size(self.decoder, self.tensors)
         self.shapes = our_shapes(self.decoder)
         links = links_of(names, self.decoder, self.shapes)
-        self.tensors = TensorFolder(folder)
         if not any(name.startswith(names.base) for name in self.tensors.entries):  # saved without its head's module
             links = {ours: [_without(names.base, link) for link in made] for ours, made in links.items()}
         self.links = links
