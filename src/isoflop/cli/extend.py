@@ -1,6 +1,6 @@
 """A trained model at a longer context: its rope scaled, fine-tuned if asked, and its loss by position before and after.
 
-isoflop extend studies/long_context/models/RUN studies/longer --context 1024
+isoflop extend studies/long_context/jobs/TRUNK/models/RUN studies/longer --context 1024
 isoflop extend CKPT OUT --context 1024 --method yarn --method linear --steps 200 --beside OTHER
 
 OUT is a checkpoint of the extended model with position.json and report.html beside it; it appears whole or not at all.

@@ -7,14 +7,15 @@ from isoflop.data.prepare import prepare
 from isoflop.data.spec import N_BYTES, Data
 
 DATA = "data"  # where a study keeps its dataset
+DEEPEST = 4  # how far below its study a checkpoint lies at most: STUDY/jobs/TRUNK/models/RUN
 
 
 def find_dataset(source: str | None, checkpoint: Path, vocab_size: int, scratch: Path) -> Dataset:
     """The dataset for a model of `vocab_size` tokens.
 
     `source`: a study or a prepared folder; or, for a model of bytes, any text that [data] source can name, prepared in
-    `scratch`. None: the text of the study that the checkpoint lies in (STUDY/models/RUN), else, for bytes, "stdlib".
-    Raises ValueError where the tokens are not the model's.
+    `scratch`. None: the text of the study that the checkpoint lies in, else, for bytes, "stdlib". Raises ValueError
+    where the tokens are not the model's.
     """
     dataset = _find(source, checkpoint, vocab_size, scratch)
     if dataset.vocab_size != vocab_size:
@@ -26,8 +27,8 @@ def find_dataset(source: str | None, checkpoint: Path, vocab_size: int, scratch:
 
 
 def _find(source: str | None, checkpoint: Path, vocab_size: int, scratch: Path) -> Dataset:
-    home = checkpoint.resolve().parent.parent if source is None else Path(source)
-    for folder in (home, home / DATA):
+    homes = list(checkpoint.resolve().parents)[:DEEPEST] if source is None else [Path(source)]
+    for folder in (place for home in homes for place in (home, home / DATA)):
         if (folder / MANIFEST).is_file():
             return open_dataset(folder)
     if vocab_size != N_BYTES:
