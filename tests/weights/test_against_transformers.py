@@ -10,7 +10,7 @@ from oracle import filled, greedy, loaded, relative, saved
 from torch import Tensor
 
 import isoflop
-from hugging_face_families import FAMILIES
+from hugging_face_families import ALL_KINDS, FAMILIES, random_config
 from isoflop.architecture import LongRope
 from isoflop.model import DecoderModel
 from isoflop.weights.convert import to_ours
@@ -18,12 +18,14 @@ from isoflop.weights.hugging_face import HuggingFaceFolder, export_folder, impor
 from isoflop.weights.writer import Form
 
 SEEDS = range(3)
+# Further seeds: every scaling of a llama's rotation, LongRoPE in a phi3, a falcon's penalty on distance.
+MORE = {"llama": (3, 7, 8, 11), "phi3": (5, 7), "falcon": (4, 6)}
+CASES = [(family, seed) for family in FAMILIES for seed in (*SEEDS, *MORE.get(family, ()))]
 LENGTH = 24  # beyond every window, chunk and original context of the configurations
 PROMPT, NEW = 5, 12
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "seed"), CASES)
 def test_family(family: str, seed: int, tmp_path: Path) -> None:
     theirs = filled(family, seed)
     folder = HuggingFaceFolder(saved(theirs, tmp_path / "theirs"))
@@ -34,6 +36,12 @@ def test_family(family: str, seed: int, tmp_path: Path) -> None:
         decode_alike(family, ours, theirs, tokens[:, :PROMPT])
     agree_on_gradients(folder, ours, theirs, tokens, tmp_path / "gradients")
     come_back(folder.folder, ours, theirs, tokens, tmp_path)
+
+
+def test_every_scaling_is_among_them() -> None:
+    kinds = {random_config(family, seed).rope_parameters["rope_type"] for family, seed in CASES if family == "llama"}
+    assert kinds == set(ALL_KINDS)
+    assert any(random_config(family, seed).alibi for family, seed in CASES if family == "falcon")
 
 
 def agree_on_short_and_long(ours: DecoderModel, theirs: Any, tokens: Tensor) -> None:
