@@ -18,7 +18,7 @@ LAYER = Layer(mixer=Attention(n_heads=4, n_kv_heads=2, d_head=8, window=3), feed
 SMALL = Decoder(vocab_size=31, d_model=16, layers=(LAYER, LAYER), max_context=9)
 
 
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(decoder=decoders())
 def test_random_decoders_hold(decoder: Decoder) -> None:
     certificate = check.certify("random", decoder)
@@ -64,9 +64,7 @@ def off_by_one(name: str, field: str) -> Callable[[pytest.MonkeyPatch], None]:
         ),
     ],
 )
-def test_a_wrong_closed_form_fails(
-    where: str, field: str, failing: set[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_closed_form_fails(where: str, field: str, failing: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     off_by_one(where, field)(monkeypatch)
     certificate = check.certify("small", SMALL)
     assert not certificate.holds

@@ -9,13 +9,15 @@ from torch.distributed._tools.mem_tracker import MemTracker
 
 from isoflop.architecture import Attention, Decoder, Layer, MixtureOfExperts, Mlp
 from isoflop.architecture.find import find_decoder
-from isoflop.check.saved import PARTS, count_saved
+from isoflop.check.saved import count_saved
 from isoflop.cost.activations import Activations, saved_activations
 from isoflop.model import DecoderModel
 from isoflop.model.kernels.attention import available
 from strategies import attending, decoders
 
-needs_the_kernel = pytest.mark.skipif(not available(), reason="no compiler here: the stated attention kernel cannot run")
+needs_the_kernel = pytest.mark.skipif(
+    not available(), reason="no compiler here: the stated attention kernel cannot run"
+)
 
 
 @settings(max_examples=60)

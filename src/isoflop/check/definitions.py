@@ -36,6 +36,13 @@ def by_definition(ledger: Ledger | None = None) -> Iterator[None]:
         y_BTI = booked(lambda u_BTI: diagonal_state_space(module, u_BTI, state))(module.inner(x_BTM))
         return F.glu(module.out(F.gelu(y_BTI)), dim=-1)
 
+    features = hyena.HyenaFilters._features
+
+    def wanted_features(module: hyena.HyenaFilters, time_T: Tensor) -> Tensor:
+        """By convention every product of the forward has two gradients, also that of the filters' first matrix with
+        the positions, which no gradient reaches."""
+        return features(module, time_T).requires_grad_(ledger is not None)
+
     with ExitStack() as exchanged:
         for owner, name, definition in (
             (convolution, "_Shifts", SimpleNamespace(apply=booked(shifts))),
@@ -43,6 +50,7 @@ def by_definition(ledger: Ledger | None = None) -> Iterator[None]:
             (mamba2, "state_space", booked(state_space)),
             (s4d.S4D, "forward", s4d_forward),
             (hyena, "causal_convolution", long_convolution),
+            (hyena.HyenaFilters, "_features", wanted_features),
         ):
             exchanged.enter_context(_exchange(owner, name, definition))
         yield
