@@ -1,6 +1,7 @@
 """One job in this process: stopped anywhere, damaged, diverged."""
 
 import json
+import re
 from pathlib import Path
 
 import msgspec
@@ -133,13 +134,25 @@ def damage(record: Path, place: str) -> None:
             tensors.unlink()
 
 
-@pytest.mark.parametrize("k", [0, 1, 2])
-def test_damaged_result_is_redone_alone(bench, whole, tmp_path, k):
+def cut(path) -> None:
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def another_loss(path) -> None:
+    """Damage that still parses: a digit of the loss."""
+    text = path.read_text()
+    found = re.search(r'"loss_valid": \d\.(\d)', text)
+    path.write_text(text[: found.start(1)] + str((int(found[1]) + 1) % 10) + text[found.end(1) :])
+
+
+@pytest.mark.parametrize("damage", [cut, another_loss])
+@pytest.mark.parametrize("k", [0, 2])
+def test_damaged_result_is_redone_alone(bench, whole, tmp_path, k, damage):
     folder = tmp_path / "job"
     bench.train(folder)
     paths = [folder / "runs" / f"{run.run}.json" for run in bench.job.runs]
     kept = {path: path.stat().st_mtime_ns for path in paths if path != paths[k]}
-    paths[k].write_bytes(paths[k].read_bytes()[:40])
+    damage(paths[k])
     assert bench.train(folder) == []
     assert bench.results(folder) == bench.results(whole)
     assert curve(folder) == curve(whole)

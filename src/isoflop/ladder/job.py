@@ -14,16 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from isoflop.atomic import write_atomically
 from isoflop.data.dataset import Dataset
 from isoflop.data.stream import BatchStream, bits_per_byte, evaluation_batches, evaluation_bytes
 from isoflop.data.tokenizer import SEPARATOR
 from isoflop.ladder.curve import Curve
 from isoflop.ladder.messages import Progress
 from isoflop.ladder.plan import Job, PlannedRun
-from isoflop.ladder.results import Result, read_result, result_path
+from isoflop.ladder.results import Result, read_result, write_result
 from isoflop.train import checkpoint
 from isoflop.train.trainer import Trainer
 from isoflop.weights.checkpoint import save_model
@@ -192,9 +189,7 @@ class JobRunner:
 
     def _write(self, result: Result) -> None:
         self.curve.write()
-        path = result_path(self.folder, result.run)
-        path.parent.mkdir(exist_ok=True)
-        write_atomically(path, msgspec.json.format(msgspec.json.encode(result)))
+        write_result(self.folder, result)
 
     def _give_up(self, reason: str) -> None:
         """The trunk itself diverged: so did every run that needed more of it."""
