@@ -117,5 +117,7 @@ def _llama3(plain_C: Tensor, scaling: Llama3Scaling) -> Tensor:
     wavelengths = 2 * math.pi / plain_C
     turns = scaling.original_max_context / wavelengths  # full turns within the original context
     width = scaling.high_freq_factor - scaling.low_freq_factor
-    kept = ((turns - scaling.low_freq_factor) / width).clamp(0, 1) if width else (turns >= scaling.low_freq_factor) * 1.0
+    kept = (
+        ((turns - scaling.low_freq_factor) / width).clamp(0, 1) if width else (turns >= scaling.low_freq_factor) * 1.0
+    )
     return plain_C * (kept + (1 - kept) / scaling.factor)
