@@ -18,7 +18,7 @@ LAYER = Layer(mixer=Attention(n_heads=4, n_kv_heads=2, d_head=8, window=3), feed
 SMALL = Decoder(vocab_size=31, d_model=16, layers=(LAYER, LAYER), max_context=9)
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(decoder=decoders())
 def test_random_decoders_hold(decoder: Decoder) -> None:
     certificate = check.certify("random", decoder)
