@@ -60,20 +60,21 @@ def run(args: argparse.Namespace) -> int:
 
     from isoflop.cli.extend_text import print_result, watch
     from isoflop.train.extend import Diverged
-    from isoflop.weights.load import load
+    from isoflop.weights.load import find_weights, load
     from isoflop.weights.writer import refuse_existing
 
     refuse_existing(args.out)
-    model = load(args.model, torch.float32)
+    source = find_weights(args.model)
+    model = load(source, torch.float32)
     for method in methods:
         extended(model.decoder, args.context, method)  # refused before any text is read
     try:
         with watch(quiet=args.json) as told:
-            answer = _measured(model, methods, args, told)
+            answer = _measured(model, source, methods, args, told)
     except Diverged as error:
         print(f"isoflop extend: fine-tuning diverged: {error}", file=sys.stderr)
         return EXIT_NO
-    _write(answer, args.model, args.out)
+    _write(answer, source, args.out)
     if args.json:
         print(_json(answer.result).decode())
     else:
@@ -101,14 +102,14 @@ def _check_numbers(args: argparse.Namespace) -> None:
 
 
 def _measured(
-    model: "DecoderModel", methods: tuple[Method, ...], args: argparse.Namespace, told: "Watch"
+    model: "DecoderModel", source: Path, methods: tuple[Method, ...], args: argparse.Namespace, told: "Watch"
 ) -> "Extended":
     from isoflop.evaluate.extension import Question, extend
     from isoflop.evaluate.text import find_dataset
     from isoflop.ladder.run import environment
 
     with tempfile.TemporaryDirectory() as scratch:
-        dataset = find_dataset(args.data, args.model, model.decoder.vocab_size, Path(scratch))
+        dataset = find_dataset(args.data, source, model.decoder.vocab_size, Path(scratch))
         question = Question(
             model=str(args.model),
             command=_command(args),
