@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
 import isoflop.model  # noqa: F401 (defines the operators)
@@ -70,8 +69,8 @@ def _grouped_weight_gradient(args: tuple[Any, ...]) -> int:
     return int(2 * x_RM.shape[0] * x_RM.shape[1] * grad_RF.shape[1])
 
 
-def _linear(args: tuple[Tensor, Tensor]) -> int:
-    x_RM, weight_FM = args
+def _linear(args: tuple[Any, ...]) -> int:
+    x_RM, weight_FM = args[:2]
     return int(2 * x_RM.shape[0] * weight_FM.shape[0] * weight_FM.shape[1])
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 # Below this width torch's default library is as fast; above, oneDNN multiplies fp32 a tenth faster on a CPU with
 # AVX-512 (docs/decisions.md, "Which matrix product on a CPU").
 ONEDNN_FROM = 64
-# Few rows are not worth its set-up: one row of 128 x 256 takes it four times as long.
-ONEDNN_ROWS = 128
+# Smaller products (rows * d_in * d_out) do not earn what the function around it costs: 80 us, forward and backward.
+ONEDNN_PRODUCT = 2**24
 
 
 class Linear(nn.Module):
@@ -22,43 +22,54 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(d_out)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = linear(x, self.weight.to(x.dtype))
-        return y if self.bias is None else y + self.bias.to(x.dtype)
+        if self.weight.dtype is x.dtype:
+            return linear(x, self.weight, self.bias)
+        return linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x [..., d_in] @ weight [d_out, d_in].T."""
-    rows = x.numel() // max(1, x.shape[-1])
-    if x.device.type == "cpu" and x.dtype == torch.float32 and min(weight.shape) >= ONEDNN_FROM and rows >= ONEDNN_ROWS:
-        out: Tensor = _OneDnnLinear.apply(x.reshape(-1, x.shape[-1]), weight)
-        return out.view(*x.shape[:-1], -1)
-    return F.linear(x, weight)
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [..., d_in] @ weight [d_out, d_in].T + bias [d_out]."""
+    d_out, d_in = weight.shape
+    if x.numel() * d_out < ONEDNN_PRODUCT or min(d_in, d_out) < ONEDNN_FROM:
+        return F.linear(x, weight, bias)
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return F.linear(x, weight, bias)
+    multiply = _OneDnnLinear.apply if torch.is_grad_enabled() else _multiply
+    out: Tensor = multiply(x.reshape(-1, d_in), weight, bias)
+    return out.view(*x.shape[:-1], d_out)
 
 
 class _OneDnnLinear(torch.autograd.Function):
     """The product and the gradient of its input by oneDNN; that of the weight, where oneDNN is slower, by default."""
 
     @staticmethod
-    def forward(ctx: Any, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
+    def forward(ctx: Any, x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
         ctx.save_for_backward(x_NI, weight_OI)
-        return torch.ops.isoflop.onednn_linear(x_NI, weight_OI)
+        return _multiply(x_NI, weight_OI, bias_O)
 
     @staticmethod
-    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         x_NI, weight_OI = ctx.saved_tensors
-        return torch.ops.isoflop.onednn_linear(grad_NO, weight_OI.t()), grad_NO.t() @ x_NI
+        grad_bias_O = grad_NO.sum(0) if ctx.needs_input_grad[2] else None
+        return _multiply(grad_NO, weight_OI.t(), None), grad_NO.t() @ x_NI, grad_bias_O
+
+
+def _multiply(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    """Only a compiler needs the operator."""
+    multiply = torch.ops.isoflop.onednn_linear if torch.compiler.is_compiling() else _onednn
+    return multiply(x_NI, weight_OI, bias_O)
 
 
 # The operator is torch's own, but its shape function and its gradient are missing: it was made for inference.
 _LIBRARY = torch.library.Library("isoflop", "FRAGMENT")
-_LIBRARY.define("onednn_linear(Tensor x, Tensor weight) -> Tensor")
+_LIBRARY.define("onednn_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 
 
-def _onednn(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def _onednn_shape(x: Tensor, weight: Tensor) -> Tensor:
+def _onednn_shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
