@@ -53,15 +53,35 @@ def ladder():
     return make_ladder
 
 
-@pytest.fixture(scope="session")
-def chinchilla():
-    """N, D and loss of the 240 rows that the published refit keeps."""
-    path = DATA / "chinchilla_245.csv"
+def published(*parts: str) -> Path:
+    """A table kept beside the project; skips where it is absent."""
+    path = DATA.joinpath(*parts)
     if not path.exists():
-        pytest.skip(f"{path} is absent: the published points are kept beside the project")
+        pytest.skip(f"{path} is absent: published tables are kept beside the project")
+    return path
+
+
+def columns_of(path: Path) -> dict[str, list[str]]:
     with path.open() as file:
-        rows = [(float(r["Model Size"]), float(r["Training FLOP"]), float(r["loss"])) for r in csv.DictReader(file)]
-    n, flops, loss = np.array(rows).T
+        rows = list(csv.DictReader(file))
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def numbers(columns: dict[str, list[str]], *names: str) -> list[np.ndarray]:
+    return [np.array(columns[name], float) for name in names]
+
+
+@pytest.fixture(scope="session")
+def chinchilla_245():
+    """N, D and loss of all rows."""
+    n, flops, loss = numbers(columns_of(published("chinchilla_245.csv")), "Model Size", "Training FLOP", "loss")
+    return n, flops / 6 / n, loss
+
+
+@pytest.fixture(scope="session")
+def chinchilla(chinchilla_245):
+    """N, D and loss of the 240 rows that the published refit keeps."""
+    n, d, loss = chinchilla_245
     kept = loss < np.sort(loss)[-5]
     assert kept.sum() == 240
-    return n[kept], (flops / 6 / n)[kept], loss[kept]
+    return n[kept], d[kept], loss[kept]

@@ -48,8 +48,11 @@ def bootstrap(
     seed: int,
     labels: npt.NDArray[np.int64] | None = None,
 ) -> Bootstrap:
-    """Refit `replicates` resamples from `optimum` (p,); check some of them from `starts` (S, p)."""
-    weights = resample(len(problem.log_loss), replicates, seed, labels)
+    """Refit `replicates` resamples from `optimum` (p,); check some of them from `starts` (S, p).
+
+    Rows of the problem that no label is given for (those of priors, at the end) are in every resample once.
+    """
+    weights = resample(len(problem.log_loss), replicates, seed, labels) * problem.weights
     theta = np.empty((replicates, len(optimum)))
     settled, objective = np.empty(replicates, dtype=bool), np.empty(replicates)
     for first in range(0, replicates, CHUNK):

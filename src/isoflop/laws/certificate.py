@@ -8,7 +8,11 @@ import numpy as np
 from isoflop.laws.bootstrap import SAME, Bootstrap
 from isoflop.laws.forms import Array, PowerSum
 from isoflop.laws.holdout import Holdout
+from isoflop.laws.influence import Influence
+from isoflop.laws.profile import Profile
+from isoflop.laws.sensitivity import Alternative, ResidualStructure
 from isoflop.laws.solver import Solution
+from isoflop.laws.soundness import Status
 
 ILL_CONDITIONED = 1e4  # singular values of the Jacobian spread wider than this: directions the data do not see
 COLLINEAR = 0.98  # |correlation| of log N and log D over which the two terms can hardly be told apart
@@ -72,6 +76,12 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     bootstrap: BootstrapSummary | None
     holdout: Holdout | None
     warnings: list[str]
+    status: Status = "sound"  # sound, weak or refused, for `reasons`; see `isoflop.laws.soundness`
+    reasons: list[str] = []
+    profile: dict[str, Profile] = {}  # with the four below: empty or None where diagnostics were not asked for
+    influence: Influence | None = None
+    sensitivity: list[Alternative] = []
+    residual_structure: ResidualStructure | None = None
 
 
 def digest(n: Array, d: Array, loss: Array) -> str:

@@ -6,7 +6,7 @@ optimal(fit.law, flops, fit.draws)       isoflop.laws.optimum: compute-optimal N
 fit_document(fit, targets=(n, d))        the dict that law.json holds and `isoflop fit --json` prints
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from isoflop.laws import certificate as certify
+from isoflop.laws import influence as influential
+from isoflop.laws import sensitivity as sensitive
 from isoflop.laws.bootstrap import Bootstrap, bootstrap
 from isoflop.laws.certificate import BootstrapSummary, Certificate
 from isoflop.laws.forms import Array, PowerSum
 from isoflop.laws.holdout import Holdout, hold_out
 from isoflop.laws.optimum import Interval, Law
+from isoflop.laws.profile import profiles
 from isoflop.laws.solver import Problem, Solution, solve
+from isoflop.laws.soundness import soundness
 
 DELTA = 1e-3  # Hoffmann et al. 2022, appendix D.3
 START_EXPONENTS = (0.1, 0.16, 0.25, 0.4, 0.63, 1.0)  # every pair is a start; published exponents lie well within
@@ -57,23 +61,31 @@ def fit_law(
     n_rows: int | None = None,
     excluded: dict[str, int] | None = None,
     warnings: Sequence[str] = (),
+    weights: npt.ArrayLike | None = None,
+    doubts: Sequence[str] = (),
+    conventions: Mapping[str, Array] | None = None,
+    diagnostics: bool | None = None,
 ) -> Fit:
     """Fit L = E + A/N^alpha + B/D^beta by the sum of Huber_delta(log Lhat - log L), all parameters at least 0.
 
     `n`, `d`, `loss`: one entry a run, positive. `bootstrap`: how many resamples (0: none, and so no intervals), drawn
     by run, or by cluster where `clusters` labels the runs. The order of the runs does not matter, not even to the
-    draws. `n_rows`, `excluded` and `warnings` only pass into the certificate. Raises ValueError where the table cannot
-    determine a law.
+    draws. `n_rows`, `excluded` and `warnings` only pass into the certificate; `doubts` of the table's reader make its
+    status weak. `weights`: how much a row counts (several seeds, little noise), scaled to a mean of 1. `conventions`:
+    other columns of N, whose answers are compared. `diagnostics`: profiles, influence, sensitivity and the structure of
+    residuals; where not said, whenever there is a bootstrap. Raises ValueError where the table cannot determine a law.
     """
     n, d, loss = (np.asarray(column, dtype=float) for column in (n, d, loss))
     _require(n, d, loss, delta, bootstrap)
     order = np.lexsort((loss, d, n))
+    weight = _weights(weights, len(n))[order]
+    conventions = {name: np.asarray(column, float)[order] for name, column in (conventions or {}).items()}
     labels = None if clusters is None else _labels(np.asarray(clusters)[order])
     n, d, loss = n[order], d[order], loss[order]
 
     form = PowerSum.scaled(n, d, loss)
     features = form.features(n, d)
-    problem = Problem(form, features, np.log(loss) - form.log_loss0, np.ones(len(n)))
+    problem = Problem(form, features, np.log(loss) - form.log_loss0, weight)
     starts = form.starts(features, problem.log_loss, np.array(START_EXPONENTS))
     solution = solve(problem, starts, delta)
     best = int(solution.objective_S.argmin())
@@ -81,8 +93,10 @@ def fit_law(
     drawn = _bootstrap(problem, theta, starts[::CHECK_EVERY], delta, bootstrap, seed, labels)
     held_out = hold_out(n, d, loss, delta, seed) if bootstrap else None
     certificate = _certificate(problem, (n, d, loss), solution, drawn, held_out, delta, convention)
+    if diagnostics or (diagnostics is None and bootstrap):
+        certificate = _diagnosed(certificate, problem, theta, (n, d, loss), delta, labels, conventions)
     certificate = msgspec.structs.replace(
-        certificate,
+        _judged(certificate, form, theta, (n, d, loss), tuple(doubts)),
         n_rows=len(n) if n_rows is None else n_rows,
         excluded=excluded or {},
         warnings=[*warnings, *certificate.warnings],
@@ -149,6 +163,62 @@ def _require(n: Array, d: Array, loss: Array, delta: float, bootstrap: int) -> N
     for name, term, column in (("N", "A/N^alpha", n), ("D", "B/D^beta", d)):
         if np.ptp(np.log(column)) < 1e-9:
             raise ValueError(f"every row has the same {name}, {column[0]:g}: {term} cannot be fitted; vary {name}")
+
+
+def _weights(weights: npt.ArrayLike | None, rows: int) -> Array:
+    if weights is None:
+        return np.ones(rows)
+    weight = np.asarray(weights, float)
+    if weight.shape != (rows,) or not (np.isfinite(weight) & (weight > 0)).all():
+        raise ValueError(f"weights: there must be {rows}, one a row, every one positive and finite")
+    scaled: Array = weight / weight.mean()
+    return scaled
+
+
+def _diagnosed(
+    certificate: Certificate,
+    problem: Problem,
+    theta: Array,
+    rows: tuple[Array, Array, Array],
+    delta: float,
+    labels: npt.NDArray[np.int64] | None,
+    conventions: Mapping[str, Array],
+) -> Certificate:
+    """The certificate with profiles, influence, sensitivity and the structure of residuals, and their warnings."""
+    (n, d, _), form = rows, problem.form
+    assert isinstance(form, PowerSum)
+    top = float((6 * n * d).max())
+    influence = influential.influence(problem, form, theta, rows, delta, top)
+    others = sensitive.alternatives(form, theta, problem, rows, delta, conventions)
+    structure = sensitive.residual_structure(n, d, _residuals(problem, theta))
+    told = influential.influence_warnings(influence) + sensitive.sensitivity_warnings(influence.answer, others)
+    return msgspec.structs.replace(
+        certificate,
+        profile=profiles(form, theta, problem, n, d, top, delta, labels),
+        influence=influence,
+        sensitivity=others,
+        residual_structure=structure,
+        warnings=[*certificate.warnings, *told, *sensitive.structure_warnings(structure)],
+    )
+
+
+def _judged(
+    certificate: Certificate, form: PowerSum, theta: Array, rows: tuple[Array, Array, Array], doubts: tuple[str, ...]
+) -> Certificate:
+    """The certificate with its status."""
+    found = soundness(
+        *rows,
+        floor=float(form.to_published(theta)[0]),
+        vanished=[name for name, value in zip(form.parameters[1:], theta[1:], strict=True) if value <= 0],
+        parameters=form.size,
+        condition=certificate.condition_number,
+        share=certificate.share_of_starts_at_optimum,
+        levels=certificate.compute_levels,
+        doubts=doubts,
+    )
+    told = [reason for reason in found.reasons if "duplicate" in reason or "floor E" in reason or reason in doubts]
+    warnings = [*certificate.warnings, *told]
+    return msgspec.structs.replace(certificate, status=found.status, reasons=found.reasons, warnings=warnings)
 
 
 def _labels(clusters: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -53,11 +53,13 @@ class Problem:
     features: Array
     log_loss: Array
     weights: Array  # (n,) or (S, n)
+    held: npt.NDArray[np.bool_] | None = None  # (S, p): parameters that stay where they start, as profiles need
 
     def rows(self, index: npt.NDArray[np.intp]) -> "Problem":
         """The problem of a subset of replicates."""
         weights = self.weights if self.weights.ndim == 1 else self.weights[index]
-        return Problem(self.form, self.features, self.log_loss, weights)
+        held = None if self.held is None else self.held[index]
+        return Problem(self.form, self.features, self.log_loss, weights, held)
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def _descend(problem: Problem, start: Array, delta: float, max_steps: int) -> _D
     """Damped Newton until every point settles, or `max_steps`. Returns points, gradient norms, settled, steps."""
     form, theta = problem.form, start.copy()
     at = _local(problem, theta, delta)
-    norm = _projected_gradient(form, theta, at)
+    norm = _projected_gradient(problem, theta, at)
     tolerance = GRADIENT_TOLERANCE * delta * problem.weights.sum(axis=-1)
     settled, damping = norm <= tolerance, np.full(len(theta), FIRST_DAMPING)
     for taken in range(max_steps):
@@ -162,14 +164,14 @@ def _descend(problem: Problem, start: Array, delta: float, max_steps: int) -> _D
         if not len(active):
             return theta, norm, settled, taken
         here, there_problem = at.take(active), problem.rows(active)
-        step, promised = _step(form, theta[active], here, damping[active])
+        step, promised = _step(there_problem, theta[active], here, damping[active])
         moved = _snap(form, theta[active] + step)
         there = _local(there_problem, moved, delta)
         gain = (here.value_S - there.value_S) / np.maximum(promised, TINY)
         good = (gain > 1e-4) & (promised > 0)
         theta[active[good]] = moved[good]
         at.replace(active, there, good)
-        norm[active] = _projected_gradient(form, theta[active], at.take(active))
+        norm[active] = _projected_gradient(there_problem, theta[active], at.take(active))
         rounding = (promised > 0) & (promised < RELATIVE_DECREASE * here.value_S)
         settled = settled | (norm <= tolerance)
         settled[active] |= rounding
@@ -186,23 +188,31 @@ def _snap(form: Form, theta: Array) -> Array:
     return snapped
 
 
-def _projected_gradient(form: Form, theta: Array, at: _Local) -> Array:
-    """The Euclidean norm of the gradient per unit of log-loss, without the parts that push against a bound."""
+def _stuck(problem: Problem, theta: Array, at: _Local) -> npt.NDArray[np.bool_]:
+    """Parameters that cannot move: held, or on a bound that the gradient pushes against."""
+    form = problem.form
+    outward: npt.NDArray[np.bool_]
     outward = ((theta <= form.lower) & (at.gradient_Sp > 0)) | ((theta >= form.upper) & (at.gradient_Sp < 0))
-    scaled = np.where(outward, 0.0, at.gradient_Sp * np.maximum(np.abs(theta), 1e-3))
+    return outward if problem.held is None else outward | problem.held
+
+
+def _projected_gradient(problem: Problem, theta: Array, at: _Local) -> Array:
+    """The Euclidean norm of the gradient per unit of log-loss, without the parts that push against a bound."""
+    scaled = np.where(_stuck(problem, theta, at), 0.0, at.gradient_Sp * np.maximum(np.abs(theta), 1e-3))
     norm: Array = np.sqrt((scaled**2).sum(axis=1))
     return norm
 
 
-def _step(form: Form, theta: Array, at: _Local, damping: Array) -> tuple[Array, Array]:
+def _step(problem: Problem, theta: Array, at: _Local, damping: Array) -> tuple[Array, Array]:
     """The damped Newton step within the bounds, and the decrease its (convex) model promises.
 
     Parameters the step would push through a bound are moved onto it, and the rest solved again.
     """
+    form = problem.form
     lower, upper = np.asarray(form.lower), np.asarray(form.upper)
     unit = 1.0 / np.sqrt(np.maximum(np.diagonal(at.majorizer_Spp, axis1=1, axis2=2), SMALLEST_CURVATURE))
     model = _model(at, damping, unit)
-    pinned = ((theta <= lower) & (at.gradient_Sp > 0)) | ((theta >= upper) & (at.gradient_Sp < 0))
+    pinned = _stuck(problem, theta, at)
     step = np.zeros_like(theta)
     for _ in range(form.size):
         step = _solve_free(model, at.gradient_Sp, unit, pinned, step)
