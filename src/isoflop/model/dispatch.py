@@ -62,21 +62,33 @@ def _order(key_R: Tensor) -> tuple[Tensor, Tensor]:
 
 def dispatch(x_NM: Tensor, rows: Rows) -> Tensor:
     """Every token's values at each of its rows, [R, M]."""
+    if not torch.is_grad_enabled():
+        return _gathered(x_NM, rows.order_R, rows.place_NK)
     out: Tensor = _Dispatch.apply(x_NM, rows.order_R, rows.place_NK)
     return out
 
 
 def combine(y_RM: Tensor, weight_NK: Tensor, rows: Rows) -> Tensor:
     """The weighted sum of every token's rows, [N, M]."""
+    if not torch.is_grad_enabled():
+        return _weighted_sums(y_RM, weight_NK, rows.place_NK)
     out: Tensor = _Combine.apply(y_RM, weight_NK, rows.order_R, rows.place_NK)
     return out
+
+
+def _gathered(x_NM: Tensor, order_R: Tensor, place_NK: Tensor) -> Tensor:
+    return x_NM.index_select(0, order_R // place_NK.shape[1])
+
+
+def _weighted_sums(y_RM: Tensor, weight_NK: Tensor, place_NK: Tensor) -> Tensor:
+    return F.embedding_bag(place_NK, y_RM, mode="sum", per_sample_weights=weight_NK)
 
 
 class _Dispatch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_NM: Tensor, order_R: Tensor, place_NK: Tensor) -> Tensor:
         ctx.save_for_backward(place_NK)
-        return x_NM.index_select(0, order_R // place_NK.shape[1])
+        return _gathered(x_NM, order_R, place_NK)
 
     @staticmethod
     def backward(ctx: Any, grad_RM: Tensor) -> tuple[Tensor, None, None]:
@@ -88,12 +100,12 @@ class _Combine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y_RM: Tensor, weight_NK: Tensor, order_R: Tensor, place_NK: Tensor) -> Tensor:
         ctx.save_for_backward(y_RM, weight_NK, order_R, place_NK)
-        return F.embedding_bag(place_NK, y_RM, mode="sum", per_sample_weights=weight_NK)
+        return _weighted_sums(y_RM, weight_NK, place_NK)
 
     @staticmethod
     def backward(ctx: Any, grad_NM: Tensor) -> tuple[Tensor, Tensor, None, None]:
         y_RM, weight_NK, order_R, place_NK = ctx.saved_tensors
-        grad_RM = grad_NM.index_select(0, order_R // place_NK.shape[1])
+        grad_RM = _gathered(grad_NM, order_R, place_NK)
         weight_R = weight_NK.flatten().index_select(0, order_R)
         dweight_R = (grad_RM * y_RM).sum(-1)
         return grad_RM * weight_R[:, None], dweight_R[place_NK], None, None

@@ -55,9 +55,14 @@ class _OneDnnLinear(torch.autograd.Function):
 
 
 def _multiply(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-    """Only a compiler needs the operator."""
-    multiply = torch.ops.isoflop.onednn_linear if torch.compiler.is_compiling() else _onednn
+    multiply = _onednn if has_data(x_NI) else torch.ops.isoflop.onednn_linear
     return multiply(x_NI, weight_OI, bias_O)
+
+
+def has_data(x: Tensor) -> bool:
+    """Whether numbers can be looked at: not while compiling, on the meta device, or in fake tensors. What has none
+    needs operators that know their shapes; what has some is spared a way through torch's dispatcher and back."""
+    return not torch.compiler.is_compiling() and type(x) in (Tensor, nn.Parameter) and not x.is_meta
 
 
 # The operator is torch's own, but its shape function and its gradient are missing: it was made for inference.
