@@ -22,6 +22,7 @@ VERBS = {
     "import": "a Hugging Face model's weights as a checkpoint of ours",
     "export": "a checkpoint of ours as the Hugging Face model that computes the same",
     "fit": "a scaling law with its certificate, from any table of runs",
+    "backtest": "whether forecasts of dearer runs from cheaper ones held, on any table of runs",
 }
 
 EXIT_NO = 1
