@@ -26,6 +26,12 @@ class KeyValues:
     def append(self, k_BTKD: Tensor, v_BTKD: Tensor) -> None:
         """Write the next T tokens; of more than fit, the last."""
         capacity, n_new = self.keys.shape[1], k_BTKD.shape[1]
+        start = self.length % capacity
+        if start + n_new <= capacity:
+            self.keys.narrow(1, start, n_new).copy_(k_BTKD)
+            self.values.narrow(1, start, n_new).copy_(v_BTKD)
+            self.length += n_new
+            return
         first = max(0, n_new - capacity)
         at_T = torch.arange(self.length + first, self.length + n_new, device=self.keys.device) % capacity
         self.keys[:, at_T] = k_BTKD[:, first:].to(self.keys.dtype)
@@ -91,6 +97,19 @@ class Attention(nn.Module):
     def _project(self, x_BTM: Tensor, place: Place) -> tuple[Tensor, Tensor, Tensor]:
         m = self.mixer
         heads_BTHD = self.qkv(x_BTM).unflatten(-1, (-1, m.d_head))
+        if m.qk_norm in ("head", "all") or m.clip_qkv is not None:
+            q_BTHD, k_BTKD, v_BTKD = self._normed(heads_BTHD)
+            q_BTHD, k_BTKD = self._turned(q_BTHD, place), self._turned(k_BTKD, place)
+        else:
+            turned_BTHD, v_BTKD = heads_BTHD.split((m.n_heads + m.n_kv_heads, m.n_kv_heads), dim=2)
+            q_BTHD, k_BTKD = self._turned(turned_BTHD, place).split((m.n_heads, m.n_kv_heads), dim=2)
+        if m.qk_norm == "unweighted-after":
+            q_BTHD, k_BTKD = (F.rms_norm(x, x.shape[-1:], None, self.eps) for x in (q_BTHD, k_BTKD))
+        return self._temper(q_BTHD, place), k_BTKD, v_BTKD
+
+    def _normed(self, heads_BTHD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, weighed by their norms and clipped."""
+        m = self.mixer
         q_BTHD, k_BTKD, v_BTKD = heads_BTHD.split((m.n_heads, m.n_kv_heads, m.n_kv_heads), dim=2)
         if m.qk_norm == "head":
             q_BTHD, k_BTKD = self.q_norm(q_BTHD), self.k_norm(k_BTKD)
@@ -99,12 +118,12 @@ class Attention(nn.Module):
             k_BTKD = self.k_norm(k_BTKD.flatten(2)).view_as(k_BTKD)
         if m.clip_qkv is not None:
             q_BTHD, k_BTKD, v_BTKD = (x.clamp(-m.clip_qkv, m.clip_qkv) for x in (q_BTHD, k_BTKD, v_BTKD))
-        if self.rope is not None and place.cos_TC is not None and place.sin_TC is not None:
-            q_BTHD = rotate(q_BTHD, place.cos_TC, place.sin_TC, self.rope.layout)
-            k_BTKD = rotate(k_BTKD, place.cos_TC, place.sin_TC, self.rope.layout)
-        if m.qk_norm == "unweighted-after":
-            q_BTHD, k_BTKD = (F.rms_norm(x, x.shape[-1:], None, self.eps) for x in (q_BTHD, k_BTKD))
-        return self._temper(q_BTHD, place), k_BTKD, v_BTKD
+        return q_BTHD, k_BTKD, v_BTKD
+
+    def _turned(self, x_BTHD: Tensor, place: Place) -> Tensor:
+        if self.rope is None or place.cos_TC is None or place.sin_TC is None:
+            return x_BTHD
+        return rotate(x_BTHD, place.cos_TC, place.sin_TC, self.rope.layout)
 
     def _temper(self, q_BTHD: Tensor, place: Place) -> Tensor:
         t = self.mixer.temperature

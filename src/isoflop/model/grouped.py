@@ -92,7 +92,7 @@ def _torch_takes(x: Tensor, y: Tensor) -> bool:
     """Rows of a multiple of 16 bytes, and not nothing at all."""
     multiple = 16 // x.element_size()
     whole = x.shape[-1] % multiple == 0 and y.shape[-1] % multiple == 0
-    return whole and x.dtype == torch.float32 and x.numel() > 0
+    return bool(whole and x.dtype == torch.float32 and x.numel() > 0)
 
 
 def _loop(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def attention(
     H. Our kernel for fp32 on a CPU, for any strides whose last is 1; torch for the rest."""
     options = Options(scale, start, window, chunk, softcap, slopes_H, sinks_H)
     _check(q_BTHD, k_BSKD, v_BSKE, options)
-    if q_BTHD.shape[1] == 1 and options.plain_scores and q_BTHD.device.type == "cpu":
+    if q_BTHD.shape[1] == 1 and q_BTHD.device.type == "cpu":
         return one_query(q_BTHD, k_BSKD, v_BSKE, options)
     if not _native(q_BTHD, k_BSKD, v_BSKE):
         return torch_attention(q_BTHD, k_BSKD, v_BSKE, options)

@@ -67,7 +67,30 @@ def one_query(q_B1HD: Tensor, k_BSKD: Tensor, v_BSKE: Tensor, options: Options) 
     )
     q_BKGD = q_B1HD.unflatten(2, (k_BSKD.shape[2], -1))[:, 0]
     k, v = (x[:, first:end].transpose(1, 2) for x in (k_BSKD, v_BSKE))
-    return F.scaled_dot_product_attention(q_BKGD, k, v, scale=options.scale).flatten(1, 2)[:, None]
+    if options.plain_scores:
+        mixed_BKGE = F.scaled_dot_product_attention(q_BKGD, k, v, scale=options.scale)
+    else:
+        mixed_BKGE = _products(_shares(_products(q_BKGD, k.mT) * options.scale, first, options), v)
+    return mixed_BKGE.flatten(1, 2)[:, None]
+
+
+def _products(x_BKGD: Tensor, y_BKDS: Tensor) -> Tensor:
+    """x @ y, a sequence at a time: all at once, torch would copy a cache to make one batch of B and K."""
+    return torch.stack([x_KGD @ y_KDS for x_KGD, y_KDS in zip(x_BKGD.unbind(), y_BKDS.unbind(), strict=True)])
+
+
+def _shares(scores_BKGS: Tensor, first: int, o: Options) -> Tensor:
+    """Softmax of one query's scores with the keys from `first` on, after cap, slope and sink."""
+    by_head = 1, *scores_BKGS.shape[1:3], 1
+    if o.softcap is not None:
+        scores_BKGS = o.softcap * torch.tanh(scores_BKGS / o.softcap)
+    if o.slopes_H is not None:
+        distance_S = torch.arange(o.start - first, -1, -1, device=scores_BKGS.device)
+        scores_BKGS = scores_BKGS - o.slopes_H.view(by_head) * distance_S
+    if o.sinks_H is None:
+        return scores_BKGS.softmax(-1)
+    sinks_BKG1 = o.sinks_H.view(by_head).expand(len(scores_BKGS), -1, -1, -1)
+    return torch.cat((scores_BKGS, sinks_BKG1.to(scores_BKGS.dtype)), dim=-1).softmax(-1)[..., :-1]
 
 
 def _sdpa(q_BTHD: Tensor, k_BSKD: Tensor, v_BSKE: Tensor, scale: float) -> Tensor:
