@@ -45,6 +45,7 @@ def by_definition(ledger: Ledger | None = None) -> Iterator[None]:
 
     with ExitStack() as exchanged:
         for owner, name, definition in (
+            (convolution, "_native", lambda x_BTC: False),
             (convolution, "_Shifts", SimpleNamespace(apply=booked(shifts))),
             (mamba1, "selective_scan", booked(selective_scan)),
             (mamba2, "state_space", booked(state_space)),

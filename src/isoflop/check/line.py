@@ -30,8 +30,3 @@ def equal(check: str, closed_form: float, counted: float, unit: str, at: str = "
 def at_most(check: str, bound: float, found: float, unit: str, at: str) -> Line:
     """A line that holds up to a bound."""
     return Line(check, at, "all", unit, bound, found, "at most", "holds" if found <= bound else "fails")
-
-
-def not_stated(check: str, unit: str, at: str, part: str) -> Line:
-    """A line that says what nobody claims."""
-    return Line(check, at, part, unit, None, None, "equal", "not stated")

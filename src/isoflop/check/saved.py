@@ -37,7 +37,7 @@ def count_saved(decoder: Decoder, batch: int, context: int) -> dict[str, int]:
 
     def save(x: Tensor) -> _Saved:
         shared = any(x.untyped_storage()._cdata == table.untyped_storage()._cdata for table in tables)
-        one = _Saved(x, HEAD if shared else places.now())
+        one = _Saved(x.detach(), HEAD if shared else places.now())  # with its history, it would keep itself alive
         saved.append(weakref.ref(one))
         return one
 

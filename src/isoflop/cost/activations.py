@@ -2,7 +2,8 @@
 
 What is kept depends on what runs, so every closed form names its kernels. `eager-cpu-fp32` is our modules as they run
 on a CPU in float32 without torch.compile: our attention kernel (keeps queries, keys, values, its output and a log of
-the denominator a head), matrix products (keep their input), torch's norms and elementwise functions.
+the denominator a head), those of convolutions and scans (activations_recurrent.py), matrix products (keep their input),
+torch's norms and elementwise functions.
 
 A sequence has at least two tokens: for one alone, as in decoding, attention takes another kernel.
 
@@ -31,26 +32,24 @@ from isoflop.architecture import (
     RmsNorm,
     Rope,
 )
+from isoflop.cost.activations_recurrent import FLOAT32, recurrent_activations
 
 Kernels = Literal["eager-cpu-fp32"]
 KERNELS: tuple[Kernels, ...] = get_args(Kernels)
-FLOAT32, INT64 = 4, 8
+INT64 = 8
 
 
 class Activations(msgspec.Struct, frozen=True):
     """Bytes kept for the backward of one forward and loss: by the norms of the layers, by the mixers and feed-forwards
-    within them, and outside of the layers (the norm after the last, logits, loss). None where no closed form is
-    stated."""
+    within them, and outside of the layers (the norm after the last, logits, loss)."""
 
     norms: int
-    mixers: int | None
-    feed_forwards: int | None
+    mixers: int
+    feed_forwards: int
     head: int
 
     @property
-    def total(self) -> int | None:
-        if self.mixers is None or self.feed_forwards is None:
-            return None
+    def total(self) -> int:
         return self.norms + self.mixers + self.feed_forwards + self.head
 
 
@@ -62,6 +61,10 @@ class _Kept(NamedTuple):
     a_sequence: int = 0
     once: int = 0
 
+    def bytes_of(self, batch: int, context: int) -> int:
+        sequences = batch * (context * self.a_token + self.a_sequence)
+        return sequences + context * self.a_position + self.once
+
 
 def saved_activations(decoder: Decoder, batch: int, context: int, kernels: Kernels = "eager-cpu-fp32") -> Activations:
     """Exact bytes for `batch` sequences of `context` tokens."""
@@ -69,23 +72,14 @@ def saved_activations(decoder: Decoder, batch: int, context: int, kernels: Kerne
         raise ValueError(f"kernels {kernels!r} are unknown; valid: {', '.join(KERNELS)}")
     if batch < 1 or context < 1:
         raise ValueError(f"batch = {batch} and context = {context} must be at least 1")
-    layers = Counter(decoder.layers)
-    n_tokens = batch * context
-
-    def bytes_of(kept: _Kept) -> int:
-        return n_tokens * kept.a_token + context * kept.a_position + batch * kept.a_sequence + kept.once
-
-    def sum_of(parts: list[tuple[_Kept | None, int]]) -> int | None:
-        known = [bytes_of(kept) * times for kept, times in parts if kept is not None]
-        return sum(known) if len(known) == len(parts) else None
-
+    layers, shape = Counter(decoder.layers), (batch, context)
+    mixers = ((layer.mixer, n) for layer, n in layers.items() if layer.mixer is not None)
+    fed_forward = ((layer, n) for layer, n in layers.items() if layer.feed_forward is not None)
     return Activations(
-        norms=sum(bytes_of(_layer_norms(layer, decoder)) * n for layer, n in layers.items()),
-        mixers=sum_of([(_mixer(layer.mixer, decoder), n) for layer, n in layers.items() if layer.mixer is not None]),
-        feed_forwards=sum_of(
-            [(_feed_forward(layer, decoder), n) for layer, n in layers.items() if layer.feed_forward is not None]
-        ),
-        head=bytes_of(_head(decoder, context)),
+        norms=sum(_layer_norms(layer, decoder).bytes_of(*shape) * n for layer, n in layers.items()),
+        mixers=sum(_mixer(mixer, decoder, *shape) * n for mixer, n in mixers),
+        feed_forwards=sum(_feed_forward(layer, decoder).bytes_of(*shape) * n for layer, n in fed_forward),
+        head=_head(decoder, context).bytes_of(*shape),
     )
 
 
@@ -106,14 +100,14 @@ def _of_norm(norm: Norm, width: int) -> int:
     return width + 1 if isinstance(norm, RmsNorm) else 2
 
 
-def _mixer(mixer: Mixer, decoder: Decoder) -> _Kept | None:
+def _mixer(mixer: Mixer, decoder: Decoder, batch: int, context: int) -> int:
     match mixer:
         case Attention():
-            return _attention(mixer, decoder)
+            return _attention(mixer, decoder).bytes_of(batch, context)
         case LatentAttention():
-            return _latent_attention(mixer, decoder)
+            return _latent_attention(mixer, decoder).bytes_of(batch, context)
         case _:
-            return None
+            return recurrent_activations(mixer, decoder.d_model, batch, context)
 
 
 def _attention(m: Attention, decoder: Decoder) -> _Kept:

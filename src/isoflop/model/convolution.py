@@ -23,11 +23,17 @@ class CausalConvolution(nn.Module):
         """[B, T, C]. The window holds the last K inputs, zeros before the first, moves on in place; None: no past."""
         kernel_KC = self.kernel.t().to(x_BTC.dtype)
         bias_C = kernel_KC.new_zeros(kernel_KC.shape[1]) if self.bias is None else self.bias.to(x_BTC.dtype)
-        if window_BKC is None and x_BTC.device.type == "cpu" and x_BTC.dtype == torch.float32 and kernel.available():
+        if window_BKC is None and _native(x_BTC):
             convolved: Tensor = kernel.convolve(x_BTC, kernel_KC, bias_C)
             return convolved
         shifted: Tensor = _Shifts.apply(_with_past(x_BTC, window_BKC, len(kernel_KC)), kernel_KC, bias_C)
         return shifted
+
+
+def _native(x_BTC: Tensor) -> bool:
+    """On the meta device too, where the operator is its shapes: what is counted there is what a CPU would run."""
+    device = x_BTC.device.type
+    return bool(x_BTC.dtype == torch.float32 and (device == "meta" or (device == "cpu" and kernel.available())))
 
 
 def _with_past(x_BTC: Tensor, window_BKC: Tensor | None, width: int) -> Tensor:

@@ -80,7 +80,7 @@ def _weights(b_BCGSN: Tensor, c_BCGLN: Tensor, log_BCLH: Tensor) -> Tensor:
     """What token L takes of what token S of its chunk wrote: c_L . b_S times the decay between, [B, C, H, L, S]."""
     n_groups, length = b_BCGSN.shape[2:4]
     log_BCHL, scores_BCGLS = log_BCLH.transpose(2, 3), c_BCGLN @ b_BCGSN.mT
-    if scores_BCGLS.device.type == "cpu" and scores_BCGLS.dtype == torch.float32 and kernel.available():
+    if _native(scores_BCGLS):
         weights_BCHLS: Tensor = kernel.chunk_weights(log_BCHL, scores_BCGLS)
         return weights_BCHLS
     future_LS = torch.ones(length, length, dtype=torch.bool, device=log_BCLH.device).triu(1)
@@ -88,6 +88,12 @@ def _weights(b_BCGSN: Tensor, c_BCGLN: Tensor, log_BCLH: Tensor) -> Tensor:
     # Masked before exp: the future would overflow, and its gradient with it.
     decay_BCHLS = torch.exp(between_BCHLS.masked_fill(future_LS, -torch.inf)).to(b_BCGSN.dtype)
     return (decay_BCHLS.unflatten(2, (n_groups, -1)) * scores_BCGLS[:, :, :, None]).flatten(2, 3)
+
+
+def _native(x: Tensor) -> bool:
+    """On the meta device too, where the operator is its shapes: what is counted there is what a CPU would run."""
+    device = x.device.type
+    return bool(x.dtype == torch.float32 and (device == "meta" or (device == "cpu" and kernel.available())))
 
 
 def _carried(left_BCGNW: Tensor, decay_BCGR: Tensor, state_BGNRP: Tensor | None) -> tuple[Tensor, Tensor]:
