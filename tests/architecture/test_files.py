@@ -1,6 +1,7 @@
 """Descriptions from plain data: every mistake is one line that says what, where, and what would be valid."""
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 
 from isoflop.architecture import Decoder, Family, Layer
 from isoflop.architecture.files import from_dict, load_toml
-from isoflop.architecture.find import load_decoder
+from isoflop.architecture.find import find_decoder, load_decoder
 from strategies import decoders
 
 GOOD: dict[str, Any] = {
@@ -38,6 +39,12 @@ MISTAKES = [
     (["vocab_size"], True, "[vocab_size] expected int, found bool True"),
     (["d_model"], 1.5, "[d_model] expected int, found float 1.5"),
     (["d_model"], 0, "d_model = 0 must be above 0"),
+    (["d_model"], 10**5000, "d_model = about 1.000e+5000 must be at most 2^53"),
+    (["d_model"], -(10**5000), "d_model = about -1.000e+5000 must be above 0"),
+    (["tie_embeddings"], 10**5000, "[tie_embeddings] expected bool, found int about 1.000e+5000"),
+    (["d_model"], "x" * 10**4, "[d_model] expected int, found str 'xxx"),
+    (["layers", 0, "mixer", "type"], "x" * 10**4, "[layers.0.mixer.type] 'xxx"),
+    (["x" * 10**4], 1, "unknown key 'xxx"),
     (["embedding_multiplier"], float("inf"), "embedding_multiplier = inf must be finite"),
     (["layers"], 3, "[layers] expected array, found int 3"),
     (["layers"], [], "layers is empty; a decoder has at least one layer"),
@@ -101,6 +108,7 @@ def test_mistakes(path: list[Any], value: Any, message: str) -> None:
         from_dict(changed(path, value), Decoder, "x.toml")
     assert str(mistake.value).startswith(f"x.toml: {message}")
     assert "\n" not in str(mistake.value)
+    assert len(str(mistake.value)) < 1000
 
 
 class Named(msgspec.Struct, forbid_unknown_fields=True):
@@ -171,6 +179,12 @@ def test_impossible_repeats(tmp_path: Path, repeat: str) -> None:
         load_decoder(path)
 
 
+def test_repeats_that_are_too_many_together(tmp_path: Path) -> None:
+    path = written(tmp_path, HEAD + f"[[layers]]\nrepeat = 10000\n{LAYER}" * 2)
+    with pytest.raises(ValueError, match=r"decoder\.toml: layers and their repeats make 20000 layers; at most 10000"):
+        load_decoder(path)
+
+
 def test_errors_count_the_files_own_entries(tmp_path: Path) -> None:
     path = written(tmp_path, f"{HEAD}[[layers]]\nrepeat = 30\n{LAYER}[[layers]]\n{LAYER.replace('d_ff', 'dff')}")
     with pytest.raises(ValueError, match=r"\[layers\.1\.feed_forward\] unknown key 'dff'; did you mean 'd_ff'"):
@@ -183,6 +197,11 @@ def test_errors_count_the_files_own_entries(tmp_path: Path) -> None:
         ("vocab_size = ", "is not valid TOML"),
         ("layers = 3", "the key 'vocab_size' is missing|expected array"),
         ("layers = [3]", r"\[layers\.0\] expected object"),
+        pytest.param("vocab_size = " + "[" * 10**5, "nested too deeply", id="deep"),
+        pytest.param("vocab_size = " + "9" * 10**4, "is not valid TOML", id="digits"),
+        pytest.param("a" + ".a" * 10**5 + " = 1", "a key of more than 64 parts", id="key"),
+        pytest.param("a = { " + ' . "\\".b"' * 10**5 + " = 1 }", "a key of more than 64 parts", id="quoted-key"),
+        pytest.param("# " + "x" * 2**22, "is larger than 4 MiB", id="large"),
     ],
 )
 def test_files_that_say_nothing(tmp_path: Path, text: str, message: str) -> None:
@@ -200,3 +219,20 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             load_decoder(path)
+
+
+def test_a_path_with_a_slash_is_no_published_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "llama-2-7b"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    for name in ("./llama-2-7b", str(folder)):
+        with pytest.raises(ValueError, match=r"config\.json: the key 'model_type' is missing"):
+            find_decoder(name)
+    assert find_decoder("llama-2-7b").d_model == 4096
+
+
+def test_a_configuration_is_a_plain_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ValueError, match=r"config\.json: is not a plain file"):
+        find_decoder(str(tmp_path))

@@ -41,6 +41,7 @@ def test_repeats_bind_to_what_is_before_them() -> None:
     assert expand("m*3 a (m a)*2", "ma") == list("mmmamama")
     assert expand("  m * 2a", "ma") == list("mma")
     assert expand("m*2*3", "m") == ["m"] * 6
+    assert expand("m*0000000000002", "m") == ["m"] * 2
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,9 @@ def test_repeats_bind_to_what_is_before_them() -> None:
         ("()*3", "'*3' repeats nothing"),
         ("m*0", "'*0' makes 0 layers; 1 to 10000 make sense"),
         ("(m*5000)*3", "'*3' makes 15000 layers"),
+        ("m*6000 m*6000", "character 10: makes 12000 layers; at most 10000 make sense"),
+        pytest.param(f"m*{'9' * 5000}", "layers; 1 to 10000 make sense", id="digits"),
+        ("m*\u0663", "character 2: '*' is no block"),
         ("m, m", "pattern 'm, m', character 2: ',' is no block, no parenthesis, no '*' with a number"),
         ("m*x", "character 2: '*' is no block"),
         ("", "pattern '' names no layer"),
@@ -63,6 +67,7 @@ def test_mistakes_teach(pattern: str, message: str) -> None:
     with pytest.raises(ValueError) as mistake:
         expand(pattern, ("m", "attend"))
     assert message in str(mistake.value) and "\n" not in str(mistake.value)
+    assert len(str(mistake.value)) < 500
 
 
 HEAD = "vocab_size = 10\nd_model = 8\nmax_context = 16\n"

@@ -1,13 +1,12 @@
 """A family turns one dial, d_model, into a decoder: the rule by which depth, heads and experts follow."""
 
-from isoflop.architecture.base import Description, require_multiple, require_positive
+from isoflop.architecture.base import MOST_LAYERS, Description, require_multiple, require_positive
 from isoflop.architecture.decoder import Decoder, Layer
 from isoflop.architecture.feed_forward import FeedForward, MixtureOfExperts, Mlp
 from isoflop.architecture.mixer import Attention, Mixer
 from isoflop.architecture.position import Position, Rope
 from isoflop.architecture.recurrent import Mamba2
 
-MOST_LAYERS = 10_000
 DEFAULT_THETA = 10_000.0
 
 

@@ -10,10 +10,18 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import inspect
 
+from isoflop.architecture.base import in_short
+
 T = TypeVar("T")
+
+LARGEST_FILE = 4 * 2**20  # bytes
+MOST_SHOWN = 80  # characters of a wrong value
 
 # A step of msgspec's paths: .field, [index], or [...] for some key of a dictionary.
 _STEP = r"\.([^.\[\]`]+)|\[(\d+|\.\.\.)\]"
+
+# More than 64 names, each followed by a point; names are bare or quoted.
+_DEEP_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""")
 
 
 def load_toml(path: Path, kind: type[T]) -> T:
@@ -24,14 +32,28 @@ def load_toml(path: Path, kind: type[T]) -> T:
 def read_toml(path: Path) -> dict[str, Any]:
     """Plain data from a TOML file. Raises ValueError naming the file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            text = file.read(LARGEST_FILE + 1)
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such file") from None
-    except (IsADirectoryError, UnicodeDecodeError):
+    except IsADirectoryError:
         raise ValueError(f"{path}: is not a TOML file") from None
+    if len(text) > LARGEST_FILE:
+        raise ValueError(f"{path}: is larger than {LARGEST_FILE >> 20} MiB, which no description is")
+    return _parsed(text, path)
+
+
+def _parsed(text: bytes, path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        decoded = text.decode("utf-8").replace("\r\n", "\n")
+        if _DEEP_KEY.search(decoded):  # the parser's time grows with the square of their depth
+            raise ValueError("a key of more than 64 parts")
+        return tomllib.loads(decoded)
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: is not a TOML file") from None
+    except RecursionError:
+        raise ValueError(f"{path}: is not valid TOML: it is nested too deeply") from None
+    except ValueError as error:  # of TOML, or of a number with thousands of digits
         raise ValueError(f"{path}: is not valid TOML: {error}") from None
 
 
@@ -50,19 +72,20 @@ def _explain(message: str, data: Any, kind: Any) -> str:
     place = f"[{'.'.join(path)}] " if path else ""
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
     if unknown:
-        return f"{place}unknown key '{unknown[1]}'{_suggest(unknown[1], _keys_at(path, data, kind))}"
+        return f"{place}unknown key {shown(unknown[1])}{_suggest(unknown[1], _keys_at(path, data, kind))}"
     missing = re.fullmatch(r"Object missing required field `(.*)`", text)
     if missing:
         return f"{place}the key '{missing[1]}' is missing"
     wrong = re.fullmatch(r"Invalid (?:value|enum value) '(.*)'", text)
     if wrong and path:
         choices = _choices_at(path, data, kind)
-        return f"{place}'{wrong[1]}' is not valid{_suggest(wrong[1], choices)}"
+        return f"{place}{shown(wrong[1])} is not valid{_suggest(wrong[1], choices)}"
     expected = re.fullmatch(r"Expected `(.*)`, got `(.*)`", text)
     if expected:
         found = _dig(data, path)
         wanted = expected[1].removesuffix(" | null")  # TOML has no null
-        return f"{place}expected {wanted}, found {expected[2]}{'' if isinstance(found, dict) else f' {found!r}'}"
+        value = "" if isinstance(found, dict | list) else f" {shown(found)}"
+        return f"{place}expected {wanted}, found {expected[2]}{value}"
     return f"{place}{text[:1].lower() + text[1:]}" if text.startswith("Expected") else f"{place}{text}"
 
 
@@ -98,6 +121,12 @@ def _suggest(name: str, valid: list[str]) -> str:
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     return f"{hint} (valid: {', '.join(valid)})" if valid else hint
+
+
+def shown(value: Any) -> str:
+    """A value in a few characters."""
+    text = in_short(value) if isinstance(value, int) else repr(value)
+    return text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
 
 
 def _dig(data: Any, path: list[str]) -> Any:

@@ -6,19 +6,20 @@ from typing import Any
 
 import msgspec
 
-from isoflop.architecture.base import Description
+from isoflop.architecture.base import MOST_LAYERS, Description
 from isoflop.architecture.decoder import Decoder, Layer
-from isoflop.architecture.files import from_dict, read_toml
+from isoflop.architecture.files import from_dict, read_toml, shown
 from isoflop.architecture.hugging_face import load_hugging_face
-from isoflop.architecture.pattern import MOST_LAYERS, expand
+from isoflop.architecture.pattern import expand
 from isoflop.architecture.zoo import canonical, entries, refusal
 
 _PUBLISHED = Path(__file__).parent / "published"
 
 
 def find_decoder(arch: str) -> Decoder:
-    """The decoder that `arch` names; of a published name letter case does not matter. Raises ValueError in one line."""
-    published = published_decoder(arch)
+    """The decoder that `arch` names; of a published name letter case does not matter, and what has a slash is a path.
+    Raises ValueError in one line."""
+    published = None if "/" in arch else published_decoder(arch)
     if published is not None:
         return published
     path = Path(arch)
@@ -69,6 +70,10 @@ def load_decoder(path: Path) -> Decoder:
         return _from_pattern(data, path)
     entries = data.get("layers")
     repeats = [_take_repeat(path, i, entry) for i, entry in enumerate(entries)] if isinstance(entries, list) else []
+    if sum(repeats) > MOST_LAYERS:
+        raise ValueError(
+            f"{path}: layers and their repeats make {sum(repeats)} layers; at most {MOST_LAYERS} make sense"
+        )
     decoder = from_dict(data, Decoder, str(path))  # before repeating: errors then count the file's own entries
     layers: list[Layer] = []
     for layer, repeat in zip(decoder.layers, repeats, strict=True):
@@ -114,6 +119,6 @@ def _take_repeat(path: Path, index: int, entry: object) -> int:
     repeat = entry.pop("repeat", 1) if isinstance(entry, dict) else 1
     if type(repeat) is not int or not 1 <= repeat <= MOST_LAYERS:
         raise ValueError(
-            f"{path}: [layers.{index}] repeat = {repeat!r} must be a whole number between 1 and {MOST_LAYERS}"
+            f"{path}: [layers.{index}] repeat = {shown(repeat)} must be a whole number between 1 and {MOST_LAYERS}"
         )
     return repeat

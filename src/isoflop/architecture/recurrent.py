@@ -98,5 +98,6 @@ class Hyena(Description, frozen=True, tag="hyena"):
 
     def __post_init__(self) -> None:
         require_positive(order=self.order, d_conv=self.d_conv, d_filter=self.d_filter, filter_layers=self.filter_layers)
+        require_positive(d_position=self.d_position)
         if self.d_position < 3 or self.d_position % 2 == 0:
             raise ValueError(f"d_position = {self.d_position} must be odd and at least 3: time, then sines and cosines")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 from isoflop.architecture import Decoder
-from isoflop.architecture.pattern import MOST_LAYERS
+from isoflop.architecture.base import MOST_LAYERS
 from isoflop.architecture.resize import width_step, with_depth, with_width
 from isoflop.cost.cache import BYTES, cache
 from isoflop.cost.flops import flops

@@ -4,8 +4,7 @@ import json
 import math
 from typing import Any, NamedTuple
 
-MOST_LAYERS = 10_000
-LARGEST = 2**53  # whole numbers beyond are no sizes, and do not fit a float
+from isoflop.architecture.base import LARGEST, MOST_LAYERS
 
 
 class Config(NamedTuple):

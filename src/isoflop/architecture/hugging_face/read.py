@@ -7,6 +7,7 @@ keys on whose value classes or their versions differ must be present.
 import json
 from collections.abc import Callable
 from pathlib import Path
+from stat import S_ISREG, ST_MODE, ST_SIZE
 from typing import Any
 
 from isoflop.architecture.decoder import Decoder
@@ -60,7 +61,10 @@ def load_hugging_face(path: Path) -> Decoder:
     """A decoder from a config.json or its folder. Raises ValueError naming what cannot be represented."""
     file = path / "config.json" if path.is_dir() else path
     try:
-        if file.stat().st_size > LARGEST_FILE:
+        mode, size = file.stat()[ST_MODE], file.stat()[ST_SIZE]
+        if not S_ISREG(mode):
+            raise ValueError(f"{file}: is not a plain file")
+        if size > LARGEST_FILE:
             raise ValueError(f"{file}: is larger than 16 MiB, which no configuration is")
         keys = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
