@@ -95,7 +95,7 @@ def test_a_layer_by_hand() -> None:
     found = saved_activations(decoder, 1, 2)
     norm = 4 + 4 + 1  # the stream, the stream over its root mean square, that
     attention = 4 + 8 + (4 + 2) + 4 + 2  # input, projection, rotated queries and keys, output, denominators
-    sines = 2 * 2  # a position: both signs, for queries and for keys
+    sines = 2  # a position: both signs
     mlp = 4 + 6 + 3 + 3  # input, gate and up, the gate's SiLU, their product
     assert found.norms == 4 * 2 * 2 * norm
     assert found.mixers == 4 * 2 * (attention + sines)

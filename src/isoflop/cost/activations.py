@@ -125,8 +125,11 @@ def _attention(m: Attention, decoder: Decoder) -> _Kept:
     if m.qk_norm == "unweighted-after":
         kept += m.n_heads + m.n_kv_heads + (d_query + d_key) * (rope is not None or clipped)
     changed = rope is not None or clipped or m.qk_norm != "none"
-    kept += d_query * (changed or m.temperature is not None) + d_key * changed
-    return _Kept(FLOAT32 * kept, FLOAT32 * (_sines(rope, m.d_head) + (m.temperature is not None)))
+    tempered = m.temperature is not None
+    kept += d_query * (changed or tempered) + d_key * changed
+    together = m.qk_norm in ("none", "unweighted-after") and not clipped  # queries and keys turn as one tensor
+    kept += d_query * (together and rope is not None and tempered and m.qk_norm == "none")
+    return _Kept(FLOAT32 * kept, FLOAT32 * (_sines(rope, m.d_head) * (1 if together else 2) + tempered))
 
 
 def _latent_attention(m: LatentAttention, decoder: Decoder) -> _Kept:
@@ -138,12 +141,12 @@ def _latent_attention(m: LatentAttention, decoder: Decoder) -> _Kept:
         kept += 3 * m.q_rank + 1
     kept += m.kv_rank + m.d_rope + 2 * m.kv_rank + 1
     kept += 2 * d_query + m.n_heads * (m.d_nope + m.d_value) + d_value + m.n_heads
-    return _Kept(FLOAT32 * kept, FLOAT32 * _sines(decoder.rope_of(m), m.d_rope))
+    return _Kept(FLOAT32 * kept, FLOAT32 * 2 * _sines(decoder.rope_of(m), m.d_rope))
 
 
 def _sines(rope: Rope | None, width: int) -> int:
-    """Sines with both signs, for the queries and again for the keys; cosines are the tables' own."""
-    return 0 if rope is None else 2 * rope.d_rotated(width)
+    """Sines with both signs, of one rotation; cosines are the tables' own."""
+    return 0 if rope is None else rope.d_rotated(width)
 
 
 def _feed_forward(layer: Layer, decoder: Decoder) -> _Kept:
