@@ -25,11 +25,22 @@ class Complex(NamedTuple):
         return Complex(self.re * other.re - self.im * other.im, self.re * other.im + self.im * other.re)
 
 
+class Discrete(NamedTuple):
+    """A step of the recurrence, of the weights as they are, [I, P] complex64: what is kept, what a unit of input adds,
+    and how the state is read: real and imaginary parts times those of `read`, summed."""
+
+    kept: Tensor
+    added: Tensor
+    read: Tensor
+
+
 @dataclass
 class S4DState:
-    """The complex states after the last token, real and imaginary parts, [B, I, P, 2], float32."""
+    """The complex states after the last token, real and imaginary parts, [B, I, P, 2], float32; and the recurrence, made
+    once: the same for every sequence, so no part of a sequence's bytes."""
 
     states: Tensor
+    step: Discrete
 
 
 class S4D(nn.Module):
@@ -64,7 +75,9 @@ class S4D(nn.Module):
 
     def new_state(self, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> S4DState:
         """Zeros; the same size whatever the capacity, float32 whatever the cache's dtype."""
-        return S4DState(torch.zeros(batch, *self.C.shape, dtype=torch.float32, device=device))
+        states = torch.zeros(batch, *self.C.shape, dtype=torch.float32, device=device)
+        with torch.no_grad():
+            return S4DState(states, self._discrete())
 
     def first_values(self, generator: torch.Generator) -> dict[str, Tensor]:
         """S4D-Lin, A_p = -1/2 + i pi p, log dt uniform from .001 to .1, C complex normal of variance one (arXiv
@@ -86,12 +99,21 @@ class S4D(nn.Module):
 
     def _step(self, u_BI1: Tensor, state: S4DState) -> Tensor:
         """One token: the recurrence, [B, I, 1]."""
-        u_BI1 = u_BI1.float()
-        kept, added = self._powers(torch.ones_like(u_BI1[0, 0])), self._held()
-        past = _complex(state.states).times(Complex(kept.re[..., 0], kept.im[..., 0]))
-        now = Complex(past.re + added.re * u_BI1, past.im + added.im * u_BI1)
-        _store(state, now)
-        return 2 * _complex(self.C).times(now).re.sum(-1, keepdim=True) + self.D.float()[:, None] * u_BI1
+        kept_IP, added_IP, read_IP = state.step
+        u_BI1, past_BIP = u_BI1.float(), torch.view_as_complex(state.states)
+        now_BIP = torch.addcmul(past_BIP * kept_IP, added_IP, u_BI1.to(added_IP.dtype))
+        with torch.no_grad():
+            past_BIP.copy_(now_BIP)
+        y_BI1 = (
+            torch.view_as_real(now_BIP).flatten(-2)[..., None, :] @ torch.view_as_real(read_IP).flatten(1)[..., None]
+        )
+        return torch.addcmul(y_BI1[..., 0], self.D.float()[:, None], u_BI1)
+
+    def _discrete(self) -> Discrete:
+        step, held, c = self._powers(torch.ones(1, device=self.log_dt.device)), self._held(), _complex(self.C)
+        kept_IP = torch.complex(step.re[..., 0], step.im[..., 0])
+        # 2 Re(c h) is the dot product of (2 Re c, -2 Im c) and (Re h, Im h).
+        return Discrete(kept_IP, torch.complex(*held), torch.complex(2 * c.re, -2 * c.im))
 
     def _continue(self, u_BIT: Tensor, state: S4DState) -> Tensor:
         """Several tokens: their own convolution, and what the state before them still says."""
