@@ -18,8 +18,9 @@ from isoflop.weights.hugging_face import HuggingFaceFolder, export_folder, impor
 from isoflop.weights.writer import Form
 
 SEEDS = range(3)
-# Further seeds: every scaling of a llama's rotation, LongRoPE in a phi3, a falcon's penalty on distance.
-MORE = {"llama": (3, 7, 8, 11), "phi3": (5, 7), "falcon": (4, 6)}
+# Further seeds: every scaling of a llama's rotation, LongRoPE in a phi3, a falcon's penalty on distance, no window at
+# all in a gpt_oss.
+MORE = {"llama": (3, 7, 8, 11), "phi3": (5, 7), "falcon": (4, 6), "gpt_oss": (102,)}
 CASES = [(family, seed) for family in FAMILIES for seed in (*SEEDS, *MORE.get(family, ()))]
 LENGTH = 24  # beyond every window, chunk and original context of the configurations
 PROMPT, NEW = 5, 12

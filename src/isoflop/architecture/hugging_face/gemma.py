@@ -115,15 +115,12 @@ def write_gemma3(d: Decoder) -> Keys:
 
 def _write(d: Decoder) -> Keys:
     a, mlp = attention_of(d), mlp_of(d)
-    windows = window_keys(d)
-    if windows["sliding_window"] is None:
-        windows["sliding_window"] = 4096
     if mlp is None:
         raise ValueError("it has no dense feed-forward")
     return (
         frame(d)
         | attention_keys(a, d)
-        | windows
+        | window_keys(d, unused=4096)
         | {
             "intermediate_size": mlp.d_ff,
             "hidden_activation": activation_name(mlp.activation),

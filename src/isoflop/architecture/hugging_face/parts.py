@@ -150,11 +150,12 @@ def attention_keys(a: Attention, d: Decoder, head_dim: bool = True) -> Keys:
     return keys | {"head_dim": a.d_head} if head_dim or a.n_heads * a.d_head != d.d_model else keys
 
 
-def window_keys(d: Decoder) -> Keys:
-    """sliding_window and layer_types."""
+def window_keys(d: Decoder, unused: int | None = None) -> Keys:
+    """sliding_window and layer_types; `unused` is written where no layer has a window, for families whose modules ask
+    for one all the same."""
     windows = [layer.mixer.window if isinstance(layer.mixer, Attention) else None for layer in d.layers]
     kinds = [FULL if window is None else SLIDING for window in windows]
-    return {"sliding_window": next((w for w in windows if w is not None), None), "layer_types": kinds}
+    return {"sliding_window": next((w for w in windows if w is not None), unused), "layer_types": kinds}
 
 
 def period(where: Sequence[bool]) -> tuple[int, int]:

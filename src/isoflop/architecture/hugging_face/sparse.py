@@ -238,7 +238,8 @@ def write_olmoe(d: Decoder) -> Keys:
 
 
 def write_gpt_oss(d: Decoder) -> Keys:
-    keys = _write_experts(d) | window_keys(d) | {"attention_bias": attention_of(d).out_bias, "hidden_act": "silu"}
+    keys = _write_experts(d) | window_keys(d, unused=128)
+    keys |= {"attention_bias": attention_of(d).out_bias, "hidden_act": "silu"}
     return keys | {"num_local_experts": keys.pop("num_experts")}
 
 
