@@ -47,12 +47,14 @@ def bootstrap(
     replicates: int,
     seed: int,
     labels: npt.NDArray[np.int64] | None = None,
+    kept_rows: int = 0,
 ) -> Bootstrap:
     """Refit `replicates` resamples from `optimum` (p,); check some of them from `starts` (S, p).
 
-    Rows of the problem that no label is given for (those of priors, at the end) are in every resample once.
+    The last `kept_rows` of the problem, those of priors, are in every resample once.
     """
-    weights = resample(len(problem.log_loss), replicates, seed, labels) * problem.weights
+    drawn = resample(len(problem.log_loss) - kept_rows, replicates, seed, labels)
+    weights = np.concatenate([drawn, np.ones((replicates, kept_rows))], axis=1) * problem.weights
     theta = np.empty((replicates, len(optimum)))
     settled, objective = np.empty(replicates, dtype=bool), np.empty(replicates)
     for first in range(0, replicates, CHUNK):

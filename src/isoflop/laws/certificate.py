@@ -1,6 +1,7 @@
 """What vouches for a fit, and what speaks against it: numbers, and warnings in plain sentences."""
 
 import hashlib
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -11,7 +12,7 @@ from isoflop.laws.holdout import Holdout
 from isoflop.laws.influence import Influence
 from isoflop.laws.profile import Profile
 from isoflop.laws.sensitivity import Alternative, ResidualStructure
-from isoflop.laws.solver import Solution
+from isoflop.laws.solver import Form, Solution
 from isoflop.laws.soundness import Status
 
 ILL_CONDITIONED = 1e4  # singular values of the Jacobian spread wider than this: directions the data do not see
@@ -25,6 +26,13 @@ FAR_ROW = 0.03  # residual at which a row is worth a word, whatever the rms
 NEGLIGIBLE = 1e-3  # residual that is not worth one, as nothing a run repeats to
 FAR_COMPUTE = 10.0  # times beyond the largest fitted compute
 FAR_RATIO = 3.0  # times outside the fitted range of D/N
+
+
+class NamedForm(Protocol):
+    """A form whose parameters have names."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]: ...
 
 
 class Range(msgspec.Struct, frozen=True):
@@ -106,7 +114,7 @@ def compute_levels(n: Array, d: Array) -> int:
     return 1 + int((np.diff(np.sort(np.log(n * d))) > np.log(1.1)).sum())
 
 
-def condition_number(form: PowerSum, theta: Array, features: Array, free: list[int]) -> float | None:
+def condition_number(form: Form, theta: Array, features: Array, free: list[int]) -> float | None:
     """See `Certificate`; None where fewer than two parameters are free."""
     if len(free) < 2:
         return None
@@ -115,7 +123,7 @@ def condition_number(form: PowerSum, theta: Array, features: Array, free: list[i
     return float(values[0] / max(values[-1], 1e-300))
 
 
-def bounds_touched(form: PowerSum, theta: Array) -> list[int]:
+def bounds_touched(form: Form, theta: Array) -> list[int]:
     """Indices of the parameters on a bound."""
     return [k for k in range(form.size) if theta[k] <= form.lower[k] or theta[k] >= form.upper[k]]
 
@@ -169,7 +177,7 @@ def residual_warnings(n: Array, d: Array, residuals: Array) -> list[str]:
     return told
 
 
-def bootstrap_warnings(form: PowerSum, drawn: Bootstrap) -> list[str]:
+def bootstrap_warnings(form: NamedForm, drawn: Bootstrap) -> list[str]:
     """What went wrong among the replicates."""
     told = []
     if drawn.unconverged > 0.05:

@@ -78,9 +78,9 @@ def fit_law(
     n, d, loss = (np.asarray(column, dtype=float) for column in (n, d, loss))
     _require(n, d, loss, delta, bootstrap)
     order = np.lexsort((loss, d, n))
-    weight = _weights(weights, len(n))[order]
+    weight = scaled_weights(weights, len(n))[order]
     conventions = {name: np.asarray(column, float)[order] for name, column in (conventions or {}).items()}
-    labels = None if clusters is None else _labels(np.asarray(clusters)[order])
+    labels = None if clusters is None else labels_of(np.asarray(clusters)[order])
     n, d, loss = n[order], d[order], loss[order]
 
     form = PowerSum.scaled(n, d, loss)
@@ -165,7 +165,8 @@ def _require(n: Array, d: Array, loss: Array, delta: float, bootstrap: int) -> N
             raise ValueError(f"every row has the same {name}, {column[0]:g}: {term} cannot be fitted; vary {name}")
 
 
-def _weights(weights: npt.ArrayLike | None, rows: int) -> Array:
+def scaled_weights(weights: npt.ArrayLike | None, rows: int) -> Array:
+    """Weights with a mean of 1; ones where there are none."""
     if weights is None:
         return np.ones(rows)
     weight = np.asarray(weights, float)
@@ -221,7 +222,7 @@ def _judged(
     return msgspec.structs.replace(certificate, status=found.status, reasons=found.reasons, warnings=warnings)
 
 
-def _labels(clusters: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def labels_of(clusters: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Clusters numbered from 0 in the order they first appear."""
     _, first, inverse = np.unique(clusters, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse].astype(np.int64)

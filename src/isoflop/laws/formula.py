@@ -22,6 +22,7 @@ from isoflop.laws.parse import parse
 MOST_STARTS = 48
 LEAST_AMPLITUDE = 0.02  # a term of size zero has no gradient in its exponent
 ANY_START = (0.1, 0.3, 1.0)  # for a parameter of a user's formula of which nothing is said
+STEEPEST = 1e10  # derivatives of a log-loss by parameters of order one; more is an overflow on its way
 PRIOR_REACH = 0.05  # a prior's row stays within delta, so that Huber's loss is a parabola there
 
 
@@ -214,7 +215,8 @@ class FormulaForm:
             jacobian = np.stack([self._broadcast(at(one), theta_Sp, features) / value for one in self.first], axis=1)
             second = [self._broadcast(at(one), theta_Sp, features) / value for one in self.second]
         curvature = np.stack(second, axis=1) if second else np.zeros((len(theta_Sp), 0, features.shape[1]))
-        lost = ~(np.isfinite(jacobian).all(axis=1) & np.isfinite(curvature).all(axis=1)) | (value <= SMALLEST)
+        steep = np.abs(jacobian).max(axis=1) + np.abs(curvature).max(axis=1, initial=0.0)
+        lost = ~(steep < STEEPEST) | (value <= SMALLEST)
         if lost.any():  # the formula means nothing there: a huge residual without a slope, which no step is taken to
             jacobian, curvature = (np.where(lost[:, None], 0.0, array) for array in (jacobian, curvature))
         for row, (k, _) in enumerate(self.priors, start=features.shape[1] - len(self.priors)):

@@ -109,7 +109,7 @@ def profiles(
         return {}
     held = [Held(name, rows, theta, k, False) for name, k in (("E", 0), ("alpha", 3), ("beta", 4))]
     held += [*_amplitudes(form, theta, rows, n, d), _ratio(form, theta, rows, n, d, flops)]
-    found = {one.name: _profile(one, delta, labels) for one in held}
+    found = {one.name: profile(one, delta, labels) for one in held}
     ratio = found["tokens_per_parameter"]
     low, high = (None if end is None else float(np.sqrt(flops / 6 / end)) for end in (ratio.high, ratio.low))
     found["n_optimal"] = Profile(low, high, ratio.level)
@@ -179,7 +179,7 @@ def _internal(form: FormulaForm, published: Array) -> Array:
     return theta
 
 
-def _profile(held: Held, delta: float, labels: npt.NDArray[np.int64] | None) -> Profile:
+def profile(held: Held, delta: float, labels: npt.NDArray[np.int64] | None) -> Profile:
     """Both ends, each from a guess by the standard error at the optimum."""
     spread, error = dispersion(held, delta, labels)
     units = len(held.problem.log_loss) if labels is None else int(labels.max()) + 1

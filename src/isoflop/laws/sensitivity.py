@@ -197,8 +197,8 @@ def residual_structure(n: Array, d: Array, residuals: Array) -> ResidualStructur
     clipped = _clip(residuals)[order]
     spread = float((clipped**2).sum())
     return ResidualStructure(
-        rank_correlation={name: _spearman(axis, residuals) for name, axis in axes.items()},
-        spread_with_compute=_spearman(compute, np.abs(residuals)),
+        rank_correlation={name: rank_correlation(axis, residuals) for name, axis in axes.items()},
+        spread_with_compute=rank_correlation(compute, np.abs(residuals)),
         curvature_p=_curvature(np.log(n), np.log(d), _clip(residuals)),
         dearest_bias=float(dearest.mean()),
         autocorrelation=float((clipped[1:] * clipped[:-1]).sum() / spread) if spread else 0.0,
@@ -211,7 +211,7 @@ def _clip(residuals: Array) -> Array:
     return clipped
 
 
-def _spearman(left: Array, right: Array) -> float:
+def rank_correlation(left: Array, right: Array) -> float:
     if np.ptp(left) == 0 or np.ptp(right) == 0:
         return 0.0
     return float(np.corrcoef(rankdata(left), rankdata(right))[0, 1])
