@@ -26,9 +26,11 @@ FIRST_FREQUENCY = 14.0
 
 
 class Filters(NamedTuple):
-    """Taps made from the weights, [N, M, L], float32: the same for every sequence, so no part of a sequence's bytes."""
+    """Taps made from the weights, [N, M, L], float32, and the same from the last to the first, for a single token: they
+    are those of every sequence, so no part of a sequence's bytes."""
 
     taps: Tensor
+    backward: Tensor
 
 
 @dataclass
@@ -73,7 +75,11 @@ class Hyena(nn.Module):
         z_BMT, *gates = projected_BTC.transpose(1, 2).chunk(self.mixer.order + 1, dim=1)
         for n, (gate_BMT, taps_MT) in enumerate(zip(gates, taps_NMT, strict=True)):
             seen_BMS = z_BMT if state is None else state.append(n, z_BMT)
-            z_BMT = gate_BMT * causal_convolution(seen_BMS, taps_MT, n_last=n_new)
+            if state is not None and n_new == 1:
+                taps_MS = state.filters.backward[n, :, -seen_BMS.shape[-1] :]
+                z_BMT = gate_BMT * (seen_BMS * taps_MS).sum(-1, keepdim=True).to(z_BMT.dtype)
+            else:
+                z_BMT = gate_BMT * causal_convolution(seen_BMS, taps_MT, n_last=n_new)
         if state is not None:
             state.length += n_new
         return self.out(z_BMT.transpose(1, 2))
@@ -84,7 +90,8 @@ class Hyena(nn.Module):
         window = torch.zeros(batch, m.d_conv, (m.order + 1) * d_model, dtype=dtype, device=device)
         inputs = torch.zeros(batch, m.order, d_model, capacity, dtype=dtype, device=device)
         with torch.no_grad():
-            return HyenaState(window, inputs, Filters(self.filters(min(capacity, self.filters.max_context))))
+            taps_NML = self.filters(min(capacity, self.filters.max_context))
+            return HyenaState(window, inputs, Filters(taps_NML, taps_NML.flip(-1)))
 
     def _taps(self, n_new: int, state: HyenaState | None) -> Tensor:
         end = n_new if state is None else state.length + n_new

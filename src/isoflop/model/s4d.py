@@ -36,8 +36,8 @@ class Discrete(NamedTuple):
 
 @dataclass
 class S4DState:
-    """The complex states after the last token, real and imaginary parts, [B, I, P, 2], float32; and the recurrence, made
-    once: the same for every sequence, so no part of a sequence's bytes."""
+    """The complex states after the last token, real and imaginary parts, [B, I, P, 2], float32; and the recurrence,
+    made once: the same for every sequence, so no part of a sequence's bytes."""
 
     states: Tensor
     step: Discrete
