@@ -84,6 +84,10 @@ def test_mistakes(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     main(["export", str(checkpoint), str(tmp_path / "there")])
     capsys.readouterr()
     assert "checkpoint.json: there is no such file" in wrong(capsys, "export", str(tmp_path / "there"), out)
+    config = tmp_path / "there" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "a\n\x1b[31m\u2028b"}))
+    assert r"model_type 'a\n\x1b[31m\u2028b' is not among" in wrong(capsys, "import", str(tmp_path / "there"), out)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "llama"}))
     (tmp_path / "there" / "model.safetensors").write_bytes(b"\xff" * 100)
     assert "is not a valid safetensors file" in wrong(capsys, "import", str(tmp_path / "there"), out)
     shutil.rmtree(checkpoint)

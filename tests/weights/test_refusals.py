@@ -132,7 +132,17 @@ def test_shards_and_their_index(model_folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../model/model-0.safetensors", "/etc/passwd.safetensors", "..", "a/b.safetensors", "x\0.safetensors", "x.bin"],
+    [
+        "../model/model-0.safetensors",
+        "/etc/passwd.safetensors",
+        "..",
+        "a/b.safetensors",
+        "x\0.safetensors",
+        "\ud800.safetensors",
+        "x" * 255 + ".safetensors",
+        "x.bin",
+    ],
+    ids=ascii,
 )
 def test_names_that_leave_the_folder(model_folder: Path, name: str) -> None:
     places = sharded(model_folder)

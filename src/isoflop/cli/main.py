@@ -84,8 +84,13 @@ def _run_verb(verb: str, argv: list[str]) -> int:
 def _complain(verb: str, error: Exception, traceback: bool, code: int) -> int:
     if traceback:
         raise error
-    print(f"isoflop {verb}: {error}", file=sys.stderr)
+    print(f"isoflop {verb}: {_one_line(error)}", file=sys.stderr)
     return code
+
+
+def _one_line(error: Exception) -> str:
+    """What it says, with the control characters that a hostile file put there shown and not obeyed."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from torch import Tensor
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MOST_JSON = 100_000_000  # bytes; the safetensors library allows headers of as many
+MOST_NAME = 255  # bytes of a file's name
 CHUNK = 1 << 18  # elements looked at at once: what is made of them on the way is no larger than a cache
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -85,7 +86,7 @@ def sha256_of(tensor: Tensor) -> str:
 def inside(folder: Path, name: str) -> Path:
     """The plain file of that name in a folder. Raises ValueError where the name or a link leads out of it."""
     path = folder / name
-    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name or not _encodes(name):
         raise ValueError(f"{folder}: '{name[:80]}' is not the name of a file in this folder")
     try:
         mode = path.stat().st_mode
@@ -96,6 +97,14 @@ def inside(folder: Path, name: str) -> Path:
     if not stat.S_ISREG(mode):
         raise ValueError(f"{path}: is not a plain file")
     return path
+
+
+def _encodes(name: str) -> bool:
+    """Whether a file can have the name: it is text, of at most 255 bytes."""
+    try:
+        return len(name.encode()) <= MOST_NAME
+    except UnicodeEncodeError:
+        return False
 
 
 def read_json(path: Path) -> Any:
