@@ -9,9 +9,11 @@ from isoflop.architecture.feed_forward import GATED
 from isoflop.model.activation import activate
 from isoflop.model.dispatch import Rows, combine, dispatch, sort_rows
 from isoflop.model.grouped import grouped_matmul
-from isoflop.model.linear import Linear
+from isoflop.model.linear import Linear, has_data
 from isoflop.model.mlp import Mlp
 from isoflop.model.routing import RouterStats, capacity, choose, expert_counts, statistics
+
+FEW = 8  # rows
 
 
 class MixtureOfExperts(nn.Module):
@@ -72,6 +74,8 @@ class MixtureOfExperts(nn.Module):
 
     def _mix(self, x_NM: Tensor, weight_NK: Tensor, expert_NK: Tensor, n_sequences: int) -> Tensor:
         f = self.feed_forward
+        if expert_NK.numel() <= FEW and f.capacity_factor is None and not torch.is_grad_enabled() and has_data(x_NM):
+            return self._one_by_one(x_NM, weight_NK, expert_NK)
         rows = sort_rows(expert_NK, expert_counts(expert_NK, f.n_experts), capacity(f, len(x_NM)), n_sequences)
         x_RM = dispatch(x_NM, rows)
         if f.weigh == "input":
@@ -81,6 +85,24 @@ class MixtureOfExperts(nn.Module):
             weight_NK = weight_NK * rows.kept_NK
         h_RF = activate(self._linear(self.first, x_RM, rows), f.activation)
         return combine(self._linear("down", h_RF, rows), weight_NK, rows)
+
+    def _one_by_one(self, x_NM: Tensor, weight_NK: Tensor, expert_NK: Tensor) -> Tensor:
+        """The same for a token or a few, whose rows are not worth sorting."""
+        f, y_NM = self.feed_forward, torch.zeros_like(x_NM)
+        x_N1M, y_N1M, weight_NK11 = x_NM[:, None], y_NM[:, None], weight_NK[..., None, None]
+        for n, experts in enumerate(expert_NK.tolist()):
+            for k, expert in enumerate(experts):
+                x_1M = x_N1M[n] * weight_NK11[n, k] if f.weigh == "input" else x_N1M[n]
+                h_1F = activate(self._product(self.first, x_1M, expert), f.activation)
+                y_1M = self._product("down", h_1F, expert)
+                y_N1M[n] += y_1M if f.weigh == "input" else y_1M * weight_NK11[n, k]
+        return y_NM
+
+    def _product(self, name: str, x_1: Tensor, expert: int) -> Tensor:
+        weight = getattr(self, name)[expert].to(x_1.dtype)
+        if not self.feed_forward.bias:
+            return x_1 @ weight
+        return torch.addmm(getattr(self, f"{name}_bias")[expert].to(x_1.dtype), x_1, weight)
 
     def _linear(self, name: str, x_R: Tensor, rows: Rows) -> Tensor:
         y_R = rows.served(grouped_matmul(rows.served(x_R), getattr(self, name), rows.ends_E))
