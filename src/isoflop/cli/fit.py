@@ -1,8 +1,11 @@
-"""Fit L = E + A/N^alpha + B/D^beta to any table of runs (CSV, .csv.gz or Parquet), with its certificate.
+"""Fit L = E + A/N^alpha + B/D^beta, another form or any formula to any table of runs, with its certificate.
 
 isoflop fit runs.csv --n params --d tokens --loss val_loss --predict big.csv
 isoflop fit chinchilla.csv --n 'Model Size' --flops 'Training FLOP' --loss loss --json
 isoflop fit study/runs.parquet --family dense
+isoflop fit isoflops.csv --n params --flops C --loss loss --approach 2
+isoflop fit repeats.csv --form repeats --n params --d tokens --column U=unique_tokens --loss loss
+isoflop fit runs.csv --formula 'E + A/N^alpha + k*log(lr/lr0)^2' --n params --column lr=lr --loss loss --fix alpha=0.34
 """
 
 import argparse
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from isoflop.laws.formula import Coefficient
     from isoflop.laws.tables import Columns
 
 
@@ -57,17 +61,78 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="resamples behind the intervals (default 1000; 0: no intervals)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the resamples (default 0)")
+    _add_form_arguments(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON document to FILE as well")
     parser.add_argument("--json", action="store_true", help="print the JSON document instead of tables")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Fit, predict, print. Returns the exit code."""
-    from isoflop.laws.fit import fit_document, fit_law
-    from isoflop.laws.tables import Columns, read_runs, read_targets
+def _add_form_arguments(parser: argparse.ArgumentParser) -> None:
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--form", default="chinchilla", metavar="NAME", help="the form to fit (default chinchilla)")
+    form.add_argument("--formula", metavar="EXPR", help="a formula of columns and parameters, such as 'E + A/N^alpha'")
+    form.add_argument(
+        "--approach",
+        type=int,
+        choices=(1, 2, 3),
+        default=3,
+        help="of Hoffmann et al.: 1 the envelope of training curves (--cluster names the run), 2 a parabola for each "
+        "budget, 3 the law itself (default)",
+    )
+    parser.add_argument("--axis", choices=("N", "D"), default="N", help="what approach 2 finds the best of (default N)")
+    parser.add_argument(
+        "--column", action="append", default=[], metavar="NAME=COL", help="the table's column for a name in the formula"
+    )
+    parser.add_argument("--fix", action="append", default=[], metavar="NAME=VALUE", help="hold a parameter")
+    parser.add_argument(
+        "--prior", action="append", default=[], metavar="NAME=CENTRE:SPREAD", help="what is known of a parameter"
+    )
+    parser.add_argument(
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="NAME=START[,START]@LOW:HIGH",
+        help="where a parameter of --formula starts, and its bounds (default: 0 or more)",
+    )
+    parser.add_argument(
+        "--residual", choices=("log", "plain"), default="log", help="of log L, or of L itself (with --formula)"
+    )
+    parser.add_argument(
+        "--cluster", metavar="COL", help="rows of one label are drawn together, as one run's checkpoints"
+    )
+    parser.add_argument("--weight", metavar="COL", help="how much a row counts")
+    parser.add_argument("--force", action="store_true", help="exit with 0 even where the law is refused")
 
+
+def run(args: argparse.Namespace) -> int:
+    """Fit, predict, print. Returns the exit code: 1 where the table cannot carry the law."""
     _require(args)
-    runs = read_runs(args.runs, Columns(args.n, args.d, args.flops, args.loss), args.family)
+    if args.approach != 3:
+        document = _line_document(args)
+    elif args.form == "chinchilla" and args.formula is None and not (args.fix or args.prior):
+        document = _law_document(args)
+    else:
+        document = _formula_document(args)
+    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    if args.out:
+        _write(args.out, text)
+    if args.json:
+        sys.stdout.write(text)
+    else:
+        _print(document)
+    return int(document["certificate"]["status"] == "refused" and not args.force)
+
+
+def _columns(args: argparse.Namespace) -> "Columns":
+    from isoflop.laws.tables import Columns
+
+    return Columns(args.n, args.d, args.flops, args.loss, args.cluster, args.weight)
+
+
+def _law_document(args: argparse.Namespace) -> dict[str, Any]:
+    from isoflop.laws.fit import fit_document, fit_law
+    from isoflop.laws.tables import read_runs, read_targets
+
+    runs = read_runs(args.runs, _columns(args), args.family)
     # Before the fit, so that a mistake in the targets is told at once.
     targets = read_targets(args.predict, _of_targets(runs.columns, args.flops)) if args.predict else None
     try:
@@ -81,18 +146,110 @@ def run(args: argparse.Namespace) -> int:
             convention=runs.convention,
             n_rows=runs.rows,
             excluded=runs.excluded,
+            clusters=runs.clusters,
+            weights=runs.weights,
+            doubts=runs.doubts,
+            conventions=runs.conventions,
         )
     except ValueError as mistake:
         raise ValueError(f"{args.runs}: {mistake}") from mistake
-    document = fit_document(fit, targets, args.level)
-    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
-    if args.out:
-        _write(args.out, text)
-    if args.json:
-        sys.stdout.write(text)
+    return fit_document(fit, targets, args.level)
+
+
+def _formula_document(args: argparse.Namespace) -> dict[str, Any]:
+    """Any form but the plain one, by the formula engine."""
+    from isoflop.laws.families import form_named
+    from isoflop.laws.formula import Prior, user_formula
+    from isoflop.laws.general import fit_formula, formula_document
+    from isoflop.laws.tables import read_form_runs, read_form_targets, read_table
+
+    table = read_table(args.runs)
+    named = _named_columns(args, list(table.columns))
+    settings = dict(map(_coefficient, args.parameter))
+    if args.formula is None:
+        formula = form_named(args.form)
     else:
-        _print(document)
-    return 0
+        formula = user_formula(args.formula, named, settings, args.residual == "log")
+    used = {name: named[name] for name in formula.columns if name in named}
+    runs = read_form_runs(args.runs, used, _columns(args), args.family)
+    targets = read_form_targets(args.predict, used) if args.predict else None
+    try:
+        fit = fit_formula(
+            formula,
+            runs.columns,
+            runs.loss,
+            delta=args.delta,
+            bootstrap=args.bootstrap,
+            seed=args.seed,
+            clusters=runs.clusters,
+            weights=runs.weights,
+            fixed=dict(_pair(one, "--fix") for one in args.fix),
+            priors={name: Prior(*ends) for name, ends in (_range(one, "--prior") for one in args.prior)},
+            convention=runs.convention,
+            n_rows=runs.rows,
+            excluded=runs.excluded,
+        )
+    except ValueError as mistake:
+        raise ValueError(f"{args.runs}: {mistake}") from mistake
+    return formula_document(fit, targets, args.level)
+
+
+def _named_columns(args: argparse.Namespace, columns: list[str]) -> dict[str, str]:
+    """What each name in a formula means: the table's own columns, then N, D and C by their flags, then --column."""
+    named = {column: column for column in columns}
+    named |= {name: column for name, column in (("N", args.n), ("D", args.d), ("C", args.flops)) if column}
+    for one in args.column:
+        name, separator, column = one.partition("=")
+        if not separator or not name:
+            raise ValueError(f"--column {one}: write NAME=COL, such as U=unique_tokens")
+        named[name] = column
+    return named
+
+
+def _coefficient(text: str) -> "tuple[str, Coefficient]":
+    from isoflop.laws.formula import Coefficient
+
+    name, _, told = text.partition("=")
+    starts, _, bounds = told.partition("@")
+    low, _, high = bounds.partition(":")
+    try:
+        values = tuple(float(start) for start in starts.split(",") if start)
+        return name, Coefficient(name, float(low or 0.0), float(high or "inf"), values)
+    except ValueError as error:
+        raise ValueError(f"--parameter {text}: write NAME=START@LOW:HIGH, such as alpha=0.3,0.5@0:2") from error
+
+
+def _pair(text: str, flag: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError as error:
+        raise ValueError(f"{flag} {text}: write NAME=VALUE, such as alpha=0.34") from error
+
+
+def _range(text: str, flag: str) -> tuple[str, tuple[float, float]]:
+    name, _, told = text.partition("=")
+    centre, _, spread = told.partition(":")
+    try:
+        return name, (float(centre), float(spread))
+    except ValueError as error:
+        raise ValueError(f"{flag} {text}: write NAME=CENTRE:SPREAD, such as alpha=0.35:0.05") from error
+
+
+def _line_document(args: argparse.Namespace) -> dict[str, Any]:
+    """Approaches 1 and 2: N* (or D*) as a power of compute."""
+    from isoflop.laws.approaches import line_document
+    from isoflop.laws.tables import read_runs
+
+    if args.predict:
+        raise ValueError("--predict: approaches 1 and 2 give sizes, not losses; leave it out or use --approach 3")
+    runs = read_runs(args.runs, _columns(args), args.family)
+    if args.approach == 1 and runs.clusters is None:
+        raise ValueError("--approach 1: needs --cluster COL, the column that says which run a checkpoint is of")
+    try:
+        return line_document(runs, args.axis, args.level, args.delta)
+    except ValueError as mistake:
+        raise ValueError(f"{args.runs}: {mistake}") from mistake
 
 
 def _require(args: argparse.Namespace) -> None:
@@ -124,7 +281,11 @@ def _print(document: dict[str, Any]) -> None:
 
     console = Console()
     console.print(_law_table(document))
-    console.print(_certificate_table(document["certificate"]))
+    if "budgets" in document["certificate"]:
+        console.print(_budget_table(document["certificate"]))
+    else:
+        console.print(_certificate_table(document["certificate"]))
+        console.print(_evidence_table(document["certificate"]))
     if document["predictions"]:
         console.print(_prediction_table(document["predictions"]))
     for told in document["certificate"]["warnings"]:
@@ -135,13 +296,14 @@ def _law_table(document: dict[str, Any]) -> Any:
     from rich.table import Table
 
     law, intervals = document["law"], document["intervals"]
-    table = Table(title=f"L = {law['form']}", title_justify="left")
+    told = law["form"] if "*" in law["form"].split("=")[0] else f"L = {law['form']}"
+    table = Table(title=told, title_justify="left")
     table.add_column("parameter")
     table.add_column("value", justify="right")
     level = next(iter(intervals.values()))["level"] if intervals else None
     if level is not None:
         table.add_column(f"{level:.0%} bootstrap interval", justify="right")
-    for name in ("E", "A", "B", "alpha", "beta"):
+    for name in (name for name, value in law.items() if isinstance(value, float)):
         interval = intervals.get(name)
         shown = [f"{interval['low']:.6g} to {interval['high']:.6g}"] if interval else []
         table.add_row(name, f"{law[name]:.6g}", *shown)
@@ -163,7 +325,9 @@ def _certificate_lines(certificate: dict[str, Any]) -> list[tuple[str, str]]:
     condition, drawn = certificate["condition_number"], certificate["bootstrap"]
     left_out = ", ".join(f"{count} {reason}" for reason, count in certificate["excluded"].items())
     ranges = certificate["ranges"].items()
+    reasons = "; ".join(certificate["reasons"])
     return [
+        ("status", certificate["status"] + (f": {reasons}" if reasons else "")),
         ("objective", f"{certificate['objective']:.10g} (sum of Huber, delta {certificate['delta']:g})"),
         ("gradient norm", f"{certificate['gradient_norm']:.2g}"),
         ("starts at the optimum", f"{certificate['share_of_starts_at_optimum']:.0%} of {certificate['n_starts']}"),
@@ -188,6 +352,8 @@ def _prediction_table(predictions: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
     table = Table(title="loss of a new run", title_justify="left")
+    if "columns" in predictions[0]:
+        return _form_prediction_table(predictions)
     for name in ("N", "D", "loss", f"{predictions[0]['level']:.0%} interval", "compute"):
         table.add_column(name, justify="right")
     table.add_column("warning")
@@ -197,4 +363,50 @@ def _prediction_table(predictions: list[dict[str, Any]]) -> Any:
         table.add_row(
             f"{row['n']:.4g}", f"{row['d']:.4g}", f"{row['loss']:.4f}", interval, beyond, row["warning"] or ""
         )
+    return table
+
+
+def _form_prediction_table(predictions: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table(title="a new run", title_justify="left")
+    for name in (*predictions[0]["columns"], "loss", f"{predictions[0]['level']:.0%} interval"):
+        table.add_column(name, justify="right")
+    table.add_column("warning")
+    for row in predictions:
+        interval = "none" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
+        sizes = [f"{value:.4g}" for value in row["columns"].values()]
+        table.add_row(*sizes, f"{row['loss']:.4f}", interval, row["warning"] or "")
+    return table
+
+
+def _budget_table(certificate: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"budgets ({certificate['status']})", title_justify="left")
+    for name in ("FLOPs", "runs", f"best {certificate['axis']}", "least loss"):
+        table.add_column(name, justify="right")
+    table.add_column("shape")
+    for one in certificate["budgets"]:
+        best, least = ("none" if one[key] is None else f"{one[key]:.4g}" for key in ("optimum", "loss"))
+        table.add_row(f"{one['flops']:.3g}", str(one["runs"]), best, least, one["shape"])
+    return table
+
+
+def _evidence_table(certificate: dict[str, Any]) -> Any:
+    """Profiles, and the runs that move the answer most."""
+    from rich.table import Table
+
+    table = Table(title="evidence", title_justify="left", show_header=False)
+    table.add_column("what")
+    table.add_column("value")
+    for name, ends in certificate["profile"].items():
+        low, high = ("open" if ends[end] is None else f"{ends[end]:.4g}" for end in ("low", "high"))
+        table.add_row(f"{name}, {ends['level']:.0%} profile", f"{low} to {high}")
+    influence = certificate["influence"]
+    if isinstance(influence, dict) and influence["answer"] is not None:
+        table.add_row(f"D/N at {influence['flops']:.3g} FLOPs", f"{influence['answer']:.4g}")
+        for group in influence["groups"]:
+            losses = ", ".join(f"{run['loss']:.4g}" for run in group["runs"])
+            table.add_row(f"without the runs of loss {losses}", f"{group['answer']:.4g}")
     return table

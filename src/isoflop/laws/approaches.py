@@ -11,7 +11,7 @@ its runs, or lies off the middle of them.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -19,8 +19,11 @@ import numpy.typing as npt
 from scipy.interpolate import Akima1DInterpolator
 from scipy.stats import t as student
 
+from isoflop.laws.certificate import digest
+from isoflop.laws.fit import fit_law
 from isoflop.laws.forms import Array
 from isoflop.laws.optimum import Interval, Law, optimal
+from isoflop.laws.tables import Runs
 
 Shape = Literal["minimum", "maximum", "edge", "off-centre", "too few runs"]
 How = Literal["parabola", "akima"]
@@ -140,6 +143,62 @@ def bias_of_design(
         at_largest=found.at(top) / true[0],
         at_hundredfold=found.at(100 * top) / true[1],
     )
+
+
+def line_document(runs: Runs, axis: Axis, level: float, delta: float) -> dict[str, Any]:
+    """What `isoflop fit --approach 1` (where `runs` has clusters) and `--approach 2` print, with the design's own bias.
+
+    The bias is that on losses of approach 3's law, fitted to the same rows; None where that law has no optimum.
+    """
+    x = runs.n if axis == "N" else runs.d
+    labels = runs.clusters
+
+    def fit(x: Array, flops: Array, loss: Array) -> Line:
+        return (
+            isoflop_line(x, flops, loss, axis=axis, level=level)
+            if labels is None
+            else envelope_line(x, flops, loss, labels, level=level)
+        )
+
+    line = fit(x, runs.flops, runs.loss)
+    told = [*line.warnings, *runs.doubts]
+    bias = None
+    try:
+        law = fit_law(runs.n, runs.d, runs.loss, delta=delta, bootstrap=0).law
+        bias = bias_of_design(law, x, 6 * runs.n * runs.d, fit, axis)
+    except ValueError as mistake:
+        told.append(f"the design's bias is not known: {mistake}")
+    status = "weak" if told or line.a_interval is None else "sound"
+    return {
+        "law": {"form": f"{axis}* = K C^a", "K": line.K, "a": line.a},
+        "objective": line.residual_rms**2 * sum(one.used for one in line.budgets),
+        "certificate": {
+            "axis": axis,
+            "budgets": msgspec.to_builtins(line.budgets),
+            "residual_rms": line.residual_rms,
+            "design_bias": msgspec.to_builtins(bias),
+            "n_rows": runs.rows,
+            "n_used": len(runs.n),
+            "excluded": runs.excluded,
+            "data_digest": digest(runs.n, runs.d, runs.loss),
+            "convention": runs.convention,
+            "status": status,
+            "reasons": told,
+            "warnings": [*told, *_bias_warning(bias)],
+        },
+        "intervals": {} if line.a_interval is None else {"a": msgspec.to_builtins(line.a_interval)},
+        "predictions": [],
+    }
+
+
+def _bias_warning(bias: DesignBias | None) -> list[str]:
+    if bias is None:
+        return []
+    return [
+        f"this design is biased: on losses without noise from approach 3's law it finds exponent "
+        f"{bias.exponent_found:.4f} for {bias.exponent_true:.4f}, and {bias.at_hundredfold - 1:+.1%} at a hundred "
+        "times the compute"
+    ]
 
 
 def _columns(*columns: npt.ArrayLike) -> tuple[Array, ...]:

@@ -207,6 +207,7 @@ def _judged(
     certificate: Certificate, form: PowerSum, theta: Array, rows: tuple[Array, Array, Array], doubts: tuple[str, ...]
 ) -> Certificate:
     """The certificate with its status."""
+    few = [] if certificate.influence is None else influential.deciders(certificate.influence)
     found = soundness(
         *rows,
         floor=float(form.to_published(theta)[0]),
@@ -215,7 +216,7 @@ def _judged(
         condition=certificate.condition_number,
         share=certificate.share_of_starts_at_optimum,
         levels=certificate.compute_levels,
-        doubts=doubts,
+        doubts=(*doubts, *few),
     )
     told = [reason for reason in found.reasons if "duplicate" in reason or "floor E" in reason or reason in doubts]
     warnings = [*certificate.warnings, *told]

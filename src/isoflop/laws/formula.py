@@ -7,7 +7,7 @@ Inside, a parameter that the formula is linear in is replaced by the size of its
 Legend: S parameter vectors, n rows, p parameters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -99,7 +99,7 @@ def _reworded(text: str, words: Mapping[str, str]) -> str:
 
 
 def user_formula(
-    text: str, columns: Mapping[str, Array], settings: Mapping[str, Coefficient] | None = None, log: bool = True
+    text: str, columns: Collection[str], settings: Mapping[str, Coefficient] | None = None, log: bool = True
 ) -> Formula:
     """A formula somebody typed. Names that are columns are columns; all others are parameters, at least 0 by default.
 

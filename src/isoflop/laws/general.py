@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from isoflop.laws import certificate as certify
 from isoflop.laws.bootstrap import Bootstrap, bootstrap
-from isoflop.laws.certificate import BootstrapSummary, Range
+from isoflop.laws.certificate import MISFIT, BootstrapSummary, Range
 from isoflop.laws.expression import Evaluator
 from isoflop.laws.expression import names as names_in
 from isoflop.laws.fit import labels_of, scaled_weights
@@ -316,11 +316,13 @@ def _certificate(
     condition = certify.condition_number(form, theta, rows.features, free)
     share = certify.share_at_optimum(solution)
     constant = [name for name, values in table.items() if np.ptp(values) <= 1e-12 * np.abs(values).max()]
+    rms = float(np.sqrt((residuals**2).mean()))
     refused = [f"every row has the same {name}: what it does to the loss is not seen" for name in constant]
     weak = [
         f"{len(y)} rows for {form.size} parameters" if len(y) < ROWS_PER_PARAMETER * form.size else None,
         f"condition number {condition:.1e}" if condition is not None and condition > ILL_CONDITIONED else None,
         f"only {share:.0%} of the starts reached the optimum" if share < FEW_STARTS else None,
+        f"residuals of {rms:.1%}: the form does not fit this table" if form.formula.log and rms > MISFIT else None,
         *(f"{form.parameters[k]} at its bound {theta[k]:g}" for k in touched),
     ]
     doubtful = [one for one in weak if one]
@@ -334,7 +336,7 @@ def _certificate(
         share_of_starts_at_optimum=share,
         condition_number=condition,
         at_bound=[form.parameters[k] for k in touched],
-        residual_rms=float(np.sqrt((residuals**2).mean())),
+        residual_rms=rms,
         n_rows=len(y),
         n_used=len(y),
         excluded={},

@@ -25,6 +25,7 @@ EXPECTED_TIMES = 1.6  # a group that moves the answer so much more than normal i
 NOTABLE = 0.15  # and only if it moves the answer by so much (of its logarithm)
 LONE_SHARE = 0.2  # of all squared influence in one run, which is flagged too
 STEPS = 60
+DECIDED = 1.5  # ratio of the answers with and without a group at which the law is weak
 
 
 class Removal(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,6 +163,12 @@ def _group(
 
 def _remarkable(group: Group) -> bool:
     return abs(group.shift) > max(NOTABLE, EXPECTED_TIMES * group.expected)
+
+
+def deciders(found: Influence) -> list[str]:
+    """A doubt where a handful of runs moves the answer by half and more."""
+    moved = max((abs(group.shift) for group in found.groups), default=0.0)
+    return [f"{GROUP} or fewer runs decide the optimal D/N"] if found.flagged and moved > np.log(DECIDED) else []
 
 
 def influence_warnings(found: Influence) -> list[str]:

@@ -27,6 +27,7 @@ FIRST_DAMPING = 1e-2
 LEAST_DAMPING = 1e-3  # less gains nothing, and takes many rejected steps to come back from at a kink
 TINY = 1e-300
 RIDGE = 1e-13  # keeps 5 x 5 systems solvable where a parameter moves nothing
+STIFFEST = 1e8  # curvature relative to the majorizer's; more is a parameter that moves nothing yet, and singular
 SMALLEST_CURVATURE = 1e-16  # a parameter that moves log L by less than 1e-8 moves nothing
 
 
@@ -237,7 +238,8 @@ def _model(at: _Local, damping: Array, unit: Array) -> Array:
     inverse = np.linalg.inv(factor)
     values, vectors = np.linalg.eigh(inverse @ (at.hessian_Spp * outer) @ inverse.transpose(0, 2, 1))
     basis = factor @ vectors
-    model: Array = (basis * (np.maximum(np.abs(values), 1e-12) + damping[:, None])[:, None]) @ basis.transpose(0, 2, 1)
+    stiffness = np.clip(np.abs(values), 1e-12, STIFFEST) + damping[:, None]
+    model: Array = (basis * stiffness[:, None]) @ basis.transpose(0, 2, 1)
     model += RIDGE * np.eye(unit.shape[1])
     return model
 

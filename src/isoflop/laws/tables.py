@@ -5,13 +5,14 @@ import difflib
 import gzip
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from isoflop.laws.forms import Array
+from isoflop.laws.soundness import flops_doubts
 
 RUN_TABLE = {"n": "n_params_matmul", "d": "tokens", "loss": "loss_valid"}  # the columns that a study's laws use
 N_MEANING = {
@@ -40,6 +41,8 @@ class Columns:
     d: str | None = None
     flops: str | None = None
     loss: str | None = None
+    cluster: str | None = None  # labels of what belongs together, such as the checkpoints of one run
+    weight: str | None = None  # how much a row counts
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,24 @@ class Runs:
     convention: str
     rows: int  # in the file
     excluded: dict[str, int]  # why a row was left out -> how many
+    flops: Array  # of the FLOP column where one is named, otherwise 6 N D
+    clusters: list[str] | None = None
+    weights: Array | None = None
+    conventions: dict[str, Array] = field(default_factory=dict)  # our run table's other columns of N
+    doubts: tuple[str, ...] = ()  # why the columns may not mean what they say
+
+
+@dataclass(frozen=True)
+class FormRuns:
+    """The rows to fit a formula to: its columns by the formula's names."""
+
+    columns: dict[str, Array]
+    loss: Array
+    convention: str
+    rows: int
+    excluded: dict[str, int]
+    clusters: list[str] | None
+    weights: Array | None
 
 
 def read_table(path: Path) -> Table:
@@ -88,7 +109,57 @@ def read_runs(path: Path, columns: Columns, family: str | None = None) -> Runs:
     kept, excluded = _kept(table, ours, _family(table, ours, family))
     n, d = _sizes(table, columns, kept)
     loss = _positive(table, columns.loss, kept)
-    return Runs(n, d, loss, columns, _convention(columns, ours), table.rows, excluded)
+    others = {name: name for name in N_MEANING if ours and name in table.columns and name != columns.n}
+    flops = 6 * n * d if columns.flops is None else _positive(table, columns.flops, kept)
+    three = columns.flops is not None and columns.n is not None and columns.d is not None
+    return Runs(
+        n=n,
+        d=d,
+        loss=loss,
+        columns=columns,
+        convention=_convention(columns, ours),
+        rows=table.rows,
+        excluded=excluded,
+        flops=flops,
+        clusters=_clusters(table, columns.cluster, kept),
+        weights=None if columns.weight is None else _positive(table, columns.weight, kept),
+        conventions={name: _positive(table, name, kept) for name in others},
+        doubts=flops_doubts(n, d, flops, columns.flops or "") if three else (),
+    )
+
+
+def read_form_runs(path: Path, named: Mapping[str, str], columns: Columns, family: str | None = None) -> FormRuns:
+    """The rows of a table to fit a formula to; `named` gives the table's column for each of the formula's.
+
+    Columns of the formula that are not named are looked for under their own names. Zeros and negative numbers are
+    numbers here; the formula says what it cannot take.
+    """
+    table = read_table(path)
+    ours = set(table.columns) >= RUN_TABLE_MARKS
+    loss = columns.loss or (RUN_TABLE["loss"] if ours else None)
+    if loss is None:
+        raise ValueError(f"{path}: --loss COL is needed; the table has {_listing(table)}")
+    kept, excluded = _kept(table, ours, _family(table, ours, family))
+    told = "; ".join(f"{name} is column '{column}'" for name, column in named.items())
+    return FormRuns(
+        columns={name: _finite(table, column, kept) for name, column in named.items()},
+        loss=_finite(table, loss, kept),
+        convention=told,
+        rows=table.rows,
+        excluded=excluded,
+        clusters=_clusters(table, columns.cluster, kept),
+        weights=None if columns.weight is None else _positive(table, columns.weight, kept),
+    )
+
+
+def read_form_targets(path: Path, named: Mapping[str, str]) -> dict[str, Array]:
+    """The columns of a formula for the rows to predict."""
+    table = read_table(path)
+    return {name: _finite(table, column, range(table.rows)) for name, column in named.items()}
+
+
+def _clusters(table: Table, name: str | None, rows: Sequence[int]) -> list[str] | None:
+    return None if name is None else [str(_cells(table, name)[row]) for row in rows]
 
 
 def read_targets(path: Path, columns: Columns) -> tuple[Array, Array]:
@@ -123,23 +194,34 @@ def _sizes(table: Table, columns: Columns, rows: Sequence[int]) -> tuple[Array, 
 
 def _positive(table: Table, name: str, rows: Sequence[int]) -> Array:
     """The named column as positive floats."""
+    cells = _cells(table, name)
+    return np.array([_number(cells[row], table, name, row) for row in rows], dtype=float)
+
+
+def _finite(table: Table, name: str, rows: Sequence[int]) -> Array:
+    """The named column as finite floats."""
+    cells = _cells(table, name)
+    return np.array([_number(cells[row], table, name, row, positive=False) for row in rows], dtype=float)
+
+
+def _cells(table: Table, name: str) -> list[object]:
     if name not in table.columns:
         near = difflib.get_close_matches(name, table.columns, n=1, cutoff=0.4)
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise ValueError(f"{table.path}: no column '{name}'; {hint}the table has {_listing(table)}")
-    cells = table.columns[name]
-    return np.array([_number(cells[row], table, name, row) for row in rows], dtype=float)
+    return table.columns[name]
 
 
-def _number(cell: object, table: Table, name: str, row: int) -> float:
+def _number(cell: object, table: Table, name: str, row: int, positive: bool = True) -> float:
     try:
         value = float(cell)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         value = math.nan
-    if math.isfinite(value) and value > 0:
+    if math.isfinite(value) and (value > 0 or not positive):
         return value
     shown = "nothing" if cell is None or cell == "" else repr(cell)
-    raise ValueError(f"{table.path}: row {row + 1}, column '{name}': {shown} is not a positive, finite number")
+    kind = "positive, finite" if positive else "finite"
+    raise ValueError(f"{table.path}: row {row + 1}, column '{name}': {shown} is not a {kind} number")
 
 
 def _family(table: Table, ours: bool, family: str | None) -> str | None:
@@ -180,7 +262,7 @@ def _defaults(columns: Columns, path: Path) -> Columns:
     sizes = columns.n, columns.d
     if columns.flops is None:
         sizes = columns.n or RUN_TABLE["n"], columns.d or RUN_TABLE["d"]
-    return Columns(*sizes, columns.flops, columns.loss or RUN_TABLE["loss"])
+    return replace(columns, n=sizes[0], d=sizes[1], loss=columns.loss or RUN_TABLE["loss"])
 
 
 def _convention(columns: Columns, ours: bool) -> str:
