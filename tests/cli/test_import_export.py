@@ -18,6 +18,7 @@ from isoflop.model import DecoderModel
 from isoflop.train.init import initialize
 from isoflop.train.recipe import Recipe
 from isoflop.weights.checkpoint import save_model
+from isoflop.weights.writer import new_folder
 
 TOKENS = torch.arange(9)[None]
 TOKENIZER = {
@@ -103,6 +104,19 @@ def test_nothing_is_overwritten(checkpoint: Path, tmp_path: Path, capsys: pytest
         assert "is there already" in wrong(capsys, "import", str(tmp_path / "there"), str(tmp_path / name))
     (tmp_path / "empty").mkdir()
     assert main(["import", str(tmp_path / "there"), str(tmp_path / "empty")]) == 0
+
+
+def test_one_writer_at_a_time(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    there, partial = tmp_path / "there", tmp_path / ".there.partial"
+    partial.mkdir()
+    (partial / "left").mkdir()
+    (partial / "left" / "over").write_text("by a killed writer")
+    with new_folder(there) as other:
+        assert other == partial and list(other.iterdir()) == []
+        (other / "file").write_text("other")
+        assert "another isoflop is writing here" in wrong(capsys, "export", str(checkpoint), str(there))
+        assert (other / "file").read_text() == "other"
+    assert (there / "file").read_text() == "other" and not partial.exists()
 
 
 def test_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

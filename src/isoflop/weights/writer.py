@@ -1,5 +1,6 @@
 """Folders of safetensors, written one tensor at a time: no more than one is ever held."""
 
+import fcntl
 import json
 import math
 import os
@@ -41,20 +42,39 @@ def silent(done: int, total: int) -> None:
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which takes the place `path` when the block ends well and vanishes otherwise. Raises ValueError
-    where something is there already."""
+    where something is there already, or where another process is writing it."""
     refuse_existing(path)
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(partial, ignore_errors=True)  # what a killed writer left
-    partial.mkdir()
+    with _held(partial):
+        try:
+            yield partial
+            _sync(partial)
+            partial.rename(path)
+            _sync(path.parent)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """An empty folder that is this process's alone until the block ends; what a killed writer left in it is removed."""
+    folder.mkdir(exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        yield partial
-        _sync(partial)
-        partial.rename(path)
-        _sync(path.parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            same = os.path.samestat(os.fstat(descriptor), folder.stat())
+        except (BlockingIOError, FileNotFoundError):  # held by another, or renamed by another before we locked it
+            same = False
+        if not same:
+            raise ValueError(f"{folder}: another isoflop is writing here; wait for it, or give another name")
+        for left in folder.iterdir():
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def refuse_existing(path: Path) -> None:
