@@ -261,3 +261,110 @@ def test_as_a_program(tmp_path, table):
     torn = subprocess.run([*command, "--level", "2"], capture_output=True, text=True, check=False)
     assert torn.returncode == 2
     assert torn.stderr.startswith("isoflop fit: --level 2") and "Traceback" not in torn.stderr
+
+
+def answer(capsys, code, *argv):
+    """The document of a fit that ends with this exit code."""
+    assert main(["fit", *map(str, argv), "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_formula_is_fitted_as_the_form_is(tmp_path, capsys, table):
+    path = write(tmp_path / "runs.csv", table)
+    formula = ("--formula", "E + A/N^alpha + B/D^beta", "--parameter", "alpha=0.3@0:2", "--parameter", "beta=0.3@0:2")
+    plain, typed = fit(capsys, path, *NAMED), fit(capsys, path, *NAMED, *formula)
+    for name in TRUTH:
+        assert typed["law"][name] == pytest.approx(plain["law"][name], rel=1e-3)
+    assert typed["objective"] == pytest.approx(plain["objective"], rel=1e-6)
+    assert set(typed) == set(plain)
+
+
+def test_columns_by_their_own_names_and_by_backquotes(tmp_path, capsys, table):
+    path = write(tmp_path / "runs.csv", table)
+    text = "E + A/`Model Size`^0.34 + B/T^0.37"
+    document = fit(capsys, path, "--loss", "final", "--formula", text, "--column", "T=tokens seen", "--bootstrap", 20)
+    assert document["law"]["E"] == pytest.approx(TRUTH["E"], abs=0.05)
+    targets = write(tmp_path / "more.csv", {"Model Size": [1e9], "tokens seen": [2e10]})
+    more = ("--column", "T=tokens seen", "--bootstrap", 20, "--predict", targets)
+    (row,) = fit(capsys, path, "--loss", "final", "--formula", text, *more)["predictions"]
+    assert row["loss"] == pytest.approx(1.7 + 400 / 1e9**0.34 + 1200 / 2e10**0.37, rel=0.02)
+    assert row["low"] < row["loss"] < row["high"]
+
+
+def test_fixed_and_prior_informed_exponents(tmp_path, capsys, table):
+    path = write(tmp_path / "runs.csv", table)
+    equal = ("--form", "chinchilla-equal")
+    free = fit(capsys, path, *NAMED, *equal)["law"]["alpha"]
+    assert "alpha" not in fit(capsys, path, *NAMED, *equal, "--fix", "alpha=0.5")["intervals"]
+    assert free < fit(capsys, path, *NAMED, *equal, "--prior", "alpha=0.9:0.001")["law"]["alpha"]
+    held = fit(capsys, path, *NAMED, "--fix", "alpha=0.34")
+    assert set(held["intervals"]) == {"E", "A", "B", "beta"}
+
+
+def test_approach_2_states_its_own_bias(tmp_path, capsys, table):
+    grid = np.repeat(np.geomspace(1e18, 1e20, 4), 7)
+    n = np.sqrt(grid / 6 / np.tile(np.geomspace(4, 100, 7), 4))
+    loss = 1.7 + 400 / n**0.34 + 1200 / (grid / 6 / n) ** 0.37
+    path = write(tmp_path / "grid.csv", {"n": n, "c": grid, "l": loss})
+    document = fit(capsys, path, "--n", "n", "--flops", "c", "--loss", "l", "--approach", 2)
+    assert document["law"]["form"] == "N* = K C^a"
+    bias = document["certificate"]["design_bias"]
+    assert bias["exponent_found"] == pytest.approx(document["law"]["a"], abs=1e-3)
+    assert bias["exponent_true"] == pytest.approx(0.37 / 0.71, abs=1e-3)
+    assert any("this design is biased" in told for told in document["certificate"]["warnings"])
+    assert "needs --cluster" in refusal(capsys, path, "--n", "n", "--flops", "c", "--loss", "l", "--approach", 1)
+
+
+def test_a_table_that_cannot_carry_the_law_ends_with_1(tmp_path, capsys, table):
+    columns = {**table, "tokens seen": 20 * table["Model Size"]}
+    path = write(tmp_path / "runs.csv", columns)
+    document = answer(capsys, 1, path, *NAMED)
+    assert document["certificate"]["status"] == "refused"
+    assert any("cannot be told apart" in reason for reason in document["certificate"]["reasons"])
+    assert answer(capsys, 0, path, *NAMED, "--force")["certificate"] == document["certificate"]
+
+
+def test_flops_of_another_convention_are_doubted(tmp_path, capsys, table):
+    spoiled = table["FLOP"] * np.where(np.arange(18) < 4, 2.0, 1.0)
+    path = write(tmp_path / "runs.csv", {**table, "FLOP": spoiled})
+    certificate = fit(capsys, path, *NAMED, "--flops", "FLOP")["certificate"]
+    assert certificate["status"] == "weak"
+    assert any("not of one convention" in reason for reason in certificate["reasons"])
+    thousand = write(tmp_path / "k.csv", {**table, "FLOP": table["FLOP"] / 1e9})
+    assert any(
+        "another unit" in one for one in fit(capsys, thousand, *NAMED, "--flops", "FLOP")["certificate"]["reasons"]
+    )
+
+
+def test_checkpoints_of_one_run_are_one_cluster(tmp_path, capsys, table):
+    twice = {name: np.repeat(column, 3) for name, column in table.items()}
+    labels = [f"run {k}" for k in np.repeat(np.arange(18), 3)]
+    path = write(tmp_path / "runs.csv", {**twice, "run": labels})
+    apart, together = (fit(capsys, path, *NAMED, *more) for more in ((), ("--cluster", "run")))
+    assert together["certificate"]["bootstrap"]["clusters"] == 18
+    errors = [one["certificate"]["bootstrap"]["standard_errors"]["alpha"] for one in (apart, together)]
+    assert errors[1] > errors[0]
+    assert any("duplicates" in reason for reason in apart["certificate"]["reasons"])
+
+
+@pytest.mark.parametrize(
+    "argv, match",
+    [
+        (("--form", "kaplen"), "did you mean 'kaplan'"),
+        (("--form", "repeats"), "add --column U=COL"),
+        (("--formula", "E + __import__('os')"), "is no arithmetic"),
+        (("--fix", "alpha"), "write NAME=VALUE"),
+        (("--fix", "gamma=1"), "the form's parameters are"),
+        (("--form", "kaplan-n", "--prior", "alpha_N=0.1"), "write NAME=CENTRE:SPREAD"),
+        (("--form", "kaplan-n", "--column", "U"), "write NAME=COL"),
+    ],
+)
+def test_wrong_questions_about_forms(tmp_path, capsys, table, argv, match):
+    assert match in refusal(capsys, write(tmp_path / "runs.csv", table), *NAMED, *argv)
+
+
+def test_every_route_prints(tmp_path, capsys, table):
+    path = write(tmp_path / "runs.csv", table)
+    for more, word in (((), "90% profile"), (("--form", "chinchilla-equal"), "alpha, 90% profile")):
+        assert main(["fit", *map(str, (path, *NAMED, *more))]) == 0
+        assert word in capsys.readouterr().out

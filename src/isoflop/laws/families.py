@@ -1,4 +1,4 @@
-"""The named forms that `isoflop fit --form` knows beside Chinchilla's, each a formula with bounds, starts and a source.
+"""The named forms that `isoflop fit --form` knows, each a formula with bounds, starts and a source.
 
 Columns have fixed names here (N, D, U, C, ...); the reader of a table says which of its columns they are. N and D are
 in parameters and tokens, C in FLOPs, losses in nats a token, unless a form says otherwise. Where a paper's constants
@@ -29,6 +29,15 @@ def _exponent(name: str, starts: tuple[float, ...] = EXPONENTS) -> Coefficient:
 def _positive_exponent(name: str, starts: tuple[float, ...] = (0.05, 0.1, 0.3)) -> Coefficient:
     return Coefficient(name, SMALLEST_EXPONENT, MOST, starts, meaning="exponent")
 
+
+CHINCHILLA = Formula(
+    "chinchilla",
+    "E + A/N^alpha + B/D^beta",
+    ("N", "D"),
+    (_floor(), _size("A"), _size("B"), _exponent("alpha"), _exponent("beta")),
+    derived=(("a", "beta/(alpha + beta)"),),
+    source="Hoffmann et al. 2022, eq. 2; `isoflop.laws.fit` fits it faster, this one with parameters held or informed",
+)
 
 CHINCHILLA_EQUAL = Formula(
     "chinchilla-equal",
@@ -295,6 +304,7 @@ TASK_ACCURACY = Formula(
 )
 
 FORMS = (
+    CHINCHILLA,
     CHINCHILLA_EQUAL,
     KAPLAN,
     KAPLAN_N,
@@ -326,7 +336,7 @@ def form_named(name: str) -> Formula:
     for form in FORMS:
         if form.name == name:
             return form
-    names = ["chinchilla", *(form.name for form in FORMS)]
+    names = [form.name for form in FORMS]
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
     raise ValueError(f"--form {name}: no such form; {hint}there are {', '.join(names)}")

@@ -336,7 +336,7 @@ def _sound(slope: Expression, formula: Formula, linear: list[int]) -> bool:
     if not set(ex.names(slope)[0]) <= set(names):
         return False
     grids = [_grid(one) for one in formula.coefficients if one.name in names]
-    points = np.array(list(product(*grids))).reshape(-1, len(names))
+    points = np.array(list(product(*grids)))  # without names one empty point, and the slope a constant
     with np.errstate(all="ignore"):
         value = np.asarray(Evaluator({}, dict(zip(names, points.T[:, :, None], strict=True)))(slope))
     return bool((np.isfinite(value) & (value > 0)).all())
