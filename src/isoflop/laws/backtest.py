@@ -1,7 +1,6 @@
 """The rolling hold-out in compute: forecast the dearer runs of a table from its cheaper ones, and see what held.
 
-A forecast here is made exactly as one of a new run (`isoflop.laws.calibrated`): fitted to the cheaper rows, widened by
-hold-outs among them, and by nothing that came later.
+A forecast here is made exactly as one of a new run (`isoflop.laws.calibrated`), from the cheaper rows alone.
 """
 
 from collections.abc import Sequence
@@ -12,23 +11,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from isoflop.laws.calibrated import (
-    FEWEST,
-    LEVEL,
-    SAME,
-    cheaper,
-    hold_out_ratios,
-    interval,
-    notes,
-    require_level,
-    widening,
-)
+from isoflop.laws.calibrated import LEVEL, interval, require_level
 from isoflop.laws.discrepancy import posterior, require_runs
 from isoflop.laws.fit import fit_law
 from isoflop.laws.forms import Array
 from isoflop.laws.priors import PUBLIC, Prior
 
 CUTS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # the dearest run over the dearest fitted
+FEWEST = 6  # rows that a hold-out fits
+SAME = 1.0001  # ratio of computes that are one level
 BANDS = (1.0, 3.0, 10.0, 30.0, float("inf"))  # of compute over the largest fitted
 
 
@@ -51,7 +42,6 @@ class Fold(msgspec.Struct, frozen=True, kw_only=True):
     fitted: int
     fitted_compute: float  # largest, 6 N D
     reach: float  # dearest over dearest fitted compute
-    widening: float
     errors: Errors
 
 
@@ -71,7 +61,6 @@ class Backtest(msgspec.Struct, frozen=True, kw_only=True):
     folds: list[Fold]
     bands: list[Band]
     pooled: Errors
-    widening: float  # that forecasts beyond the table get
     notes: list[str]
 
 
@@ -100,7 +89,7 @@ def backtest(
     require_level(level)
     n, d, loss = (np.asarray(column, dtype=float) for column in (n, d, loss))
     require_runs(n, d, loss)
-    cuts = cheaper(n * d, CUTS)
+    cuts = _cheaper(n * d, CUTS)
     if not cuts:
         decades = float(np.ptp(np.log10(n * d)))
         raise ValueError(
@@ -108,29 +97,30 @@ def backtest(
             "cost at most half of what the dearest does"
         )
     folds, held = zip(*(_fold((n, d, loss), kept, level, prior) for kept in cuts), strict=True)
-    ratios = hold_out_ratios(n, d, loss, prior)
-    factor = widening(ratios, prior)
     return Backtest(
         level=level,
         rows=len(n),
         folds=list(folds),
         bands=_bands(held),
         pooled=summary(held),
-        widening=factor,
-        notes=notes(posterior(n, d, loss, prior), ratios, factor),
+        notes=list(posterior(n, d, loss, prior).notes),
     )
 
 
-def hold_out(
-    rows: tuple[Array, Array, Array], ahead: tuple[Array, Array, Array], level: float, prior: Prior
-) -> tuple[Held, float]:
-    """Forecast the runs `ahead` from `rows`, each (N, D, loss): how they came out, and how far intervals widened."""
+def _cheaper(compute: Array, cuts: Sequence[float]) -> list[npt.NDArray[np.bool_]]:
+    """The rows each hold-out fits: those that cost at most the dearest over a cut. Every set of rows once."""
+    masks = (compute <= compute.max() / cut * SAME for cut in cuts)
+    kept = {int(mask.sum()): mask for mask in masks}
+    return [mask for count, mask in kept.items() if FEWEST <= count < len(compute)]
+
+
+def hold_out(rows: tuple[Array, Array, Array], ahead: tuple[Array, Array, Array], level: float, prior: Prior) -> Held:
+    """Forecast the runs `ahead` from `rows`, each (N, D, loss), and say how they came out."""
     n, d, loss = ahead
-    factor = widening(hold_out_ratios(*rows, prior), prior)
-    mean, half = interval(posterior(*rows, prior), n, d, level, factor)
+    mean, half = interval(posterior(*rows, prior), n, d, level)
     plain, measured = _plain(rows, (n, d)), np.log(loss)
     beyond = n * d / (rows[0] * rows[1]).max()
-    return Held(beyond, mean - measured, half, None if plain is None else plain - measured), factor
+    return Held(beyond, mean - measured, half, None if plain is None else plain - measured)
 
 
 def summary(held: Sequence[Held]) -> Errors:
@@ -165,12 +155,11 @@ def _fold(
     table: tuple[Array, Array, Array], kept: npt.NDArray[np.bool_], level: float, prior: Prior
 ) -> tuple[Fold, Held]:
     n, d, loss = table
-    held, factor = hold_out((n[kept], d[kept], loss[kept]), (n[~kept], d[~kept], loss[~kept]), level, prior)
+    held = hold_out((n[kept], d[kept], loss[kept]), (n[~kept], d[~kept], loss[~kept]), level, prior)
     fold = Fold(
         fitted=int(kept.sum()),
         fitted_compute=float(6 * (n * d)[kept].max()),
         reach=float(held.beyond.max()),
-        widening=factor,
         errors=summary([held]),
     )
     return fold, held

@@ -1,18 +1,20 @@
 """A law with a prior, and a discrepancy for what the law's form cannot say.
 
-log L = log f(N, D) + g(log C, log D/N) + h(N) + noise
+log L = log f(N, D) + g(log C, log D/N) + h(N) + k(log C) + noise
 
 f is an `isoflop.laws.anchored.Anchored`, with beliefs about its parameters (`isoflop.laws.priors`); g is a smooth
 Gaussian process over compute and tokens per parameter; h an offset that runs of one N share, as they are mostly of one
-architecture. This is the calibration of a model with discrepancy of Kennedy & O'Hagan 2001. Given the sizes of
-g and h, f is fitted by penalised generalised least squares with heavy-tailed noise, and all uncertainty is Gaussian
-(Laplace); the sizes are averaged over by their evidence.
+architecture; k one that runs of one level of compute share, as they are often of one schedule. This is the calibration
+of a model with discrepancy of Kennedy & O'Hagan 2001. Given the sizes of g, h and k, f is fitted by penalised
+generalised least squares with heavy-tailed noise, and all uncertainty is Gaussian (Laplace); the sizes are
+averaged over by their evidence.
 
 Legend: n rows, m targets, p parameters.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
@@ -32,14 +34,22 @@ ANCHOR_SD = 0.2  # of the anchor's log loss: vague
 MOST_ROWS = 400  # the work grows as the cube; beyond it every k-th row in order of compute is used
 SHORT = 12  # rows under which the prior speaks louder than the table
 SAME_N = 1e-4  # decades within which two N are one
+LEVEL_LENGTH = 0.1  # decades of compute over which runs share the offset of a level
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the discrepancy and the shared offset are, in units of the noise."""
+    """How large the discrepancy and the shared offsets are, in units of the noise."""
 
     discrepancy: float
-    offset: float
+    length: float  # decades of compute over which the discrepancy changes
+    offset: float  # of runs of one N
+    level: float  # of runs of one compute
+
+    @property
+    def variance(self) -> float:
+        """Of all three, in units of noise^2."""
+        return self.discrepancy**2 + self.offset**2 + self.level**2
 
 
 @dataclass(frozen=True)
@@ -82,9 +92,8 @@ class Posterior:
         mean = value + known.T @ member.residual_n
         moved = jacobian - known.T @ member.jacobian_np
         spread = np.einsum("mp,pq,mq->m", moved, member.covariance_pp, moved)
-        own = 1 + member.sizes.discrepancy**2 + member.sizes.offset**2 - (known**2).sum(axis=0)
-        reach = np.maximum(places[0] - self.places[0].max(), 0)
-        return mean, spread + member.noise**2 * own + (self.prior.drift * reach) ** 2
+        own = 1 + member.sizes.variance - (known**2).sum(axis=0)
+        return mean, spread + member.noise**2 * own
 
 
 def posterior(n: Array, d: Array, loss: Array, prior: Prior = PUBLIC) -> Posterior:
@@ -100,7 +109,7 @@ def posterior(n: Array, d: Array, loss: Array, prior: Prior = PUBLIC) -> Posteri
     best = int(loss.argmin())
     form = Anchored(float(np.log(n[best])), float(np.log(d[best])))
     features, places, log_loss = form.features(n, d), _places(n, d), np.log(loss)
-    sizes = [Sizes(one, two) for one in prior.discrepancies for two in prior.offsets]
+    sizes = [Sizes(*each) for each in product(prior.discrepancies, prior.lengths, prior.offsets, prior.levels)]
     beliefs = _beliefs(float(log_loss[best]), prior)
     members = tuple(_member(form, features, places, log_loss, size, prior, beliefs) for size in sizes)
     evidence = np.array([member.evidence for member in members])
@@ -143,10 +152,12 @@ def _places(n: Array, d: Array) -> Array:
 
 
 def _kernel(one: Array, two: Array, sizes: Sizes, prior: Prior) -> Array:
-    """Covariance of discrepancy and offset between places, in units of noise^2, shape (n, m)."""
+    """Covariance of discrepancy and offsets between places, in units of noise^2, shape (n, m)."""
     compute, ratio, size = one[:, :, None] - two[:, None]
-    smooth = np.exp(-((compute / prior.compute_length) ** 2 + (ratio / prior.ratio_length) ** 2) / 2)
-    covariance: Array = sizes.discrepancy**2 * smooth + sizes.offset**2 * (np.abs(size) < SAME_N)
+    smooth = np.exp(-((compute / sizes.length) ** 2 + (ratio / prior.ratio_length) ** 2) / 2)
+    level = np.exp(-((compute / LEVEL_LENGTH) ** 2) / 2)
+    covariance: Array = sizes.discrepancy**2 * smooth + sizes.level**2 * level
+    covariance += sizes.offset**2 * (np.abs(size) < SAME_N)
     return covariance
 
 

@@ -31,13 +31,12 @@ class Prior:
     gamma: Belief  # log of the power that joins the two terms; 0: they add, as in Hoffmann et al. 2022
     noise: float  # of log loss: what the noise of a run is taken for before residuals are seen
     noise_rows: float  # how many rows that guess is worth
-    compute_length: float  # over which discrepancy changes along compute
-    ratio_length: float  # over which it changes along D/N
-    drift: float  # standard deviation of log loss gathered for each decade beyond the anchor's compute
+    ratio_length: float  # over which discrepancy changes along D/N
     stretch: float  # of standard deviations, so that intervals held as often as they said
-    trust: float  # power of a table's own backtest (rms of error over claimed spread) by which its intervals widen
-    discrepancies: tuple[float, ...] = (1.0, 3.0, 9.0)  # sizes of the smooth discrepancy that are averaged over
+    discrepancies: tuple[float, ...] = (1.5, 7.0)  # sizes of the smooth discrepancy that are averaged over
+    lengths: tuple[float, ...] = (0.8, 2.0)  # over which it changes along compute, averaged over
     offsets: tuple[float, ...] = (0.0, 2.0)  # sizes of the offset that runs of one N share, averaged over
+    levels: tuple[float, ...] = (0.0, 0.7)  # sizes of the offset that runs of one compute share, averaged over
 
 
 PUBLIC = Prior(
@@ -48,9 +47,6 @@ PUBLIC = Prior(
     gamma=Belief(0.0, 0.3),
     noise=0.004,
     noise_rows=10.0,
-    compute_length=1.5,
     ratio_length=0.7,
-    drift=0.006,
-    stretch=1.0,
-    trust=0.35,
+    stretch=0.9,
 )
