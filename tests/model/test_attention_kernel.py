@@ -130,6 +130,19 @@ def test_kernel(case: Case) -> None:
     same_as_masked(case, native)
 
 
+@needs_compiler
+@settings(max_examples=150)
+@given(cases(longest=1))
+def test_one_query(case: Case) -> None:
+    """As in decoding, without gradients: another kernel."""
+    leaves, options, _ = case.tensors()
+    exact = [x.detach().double() for x in leaves]
+    wanted = masked(*exact[:3], replace(options, sinks_H=exact[3] if case.sinks else None))
+    with torch.no_grad():
+        found = native(*(x.detach() for x in leaves[:3]), options)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
 @settings(max_examples=60)
 @given(cases())
 def test_torch_implementation(case: Case) -> None:
@@ -294,6 +307,9 @@ def test_processors_with_shorter_vectors(tmp_path: Path, lesser: str) -> None:
         "for D, E in ((16, 16), (5, 7), (24, 40), (64, 64), (80, 128)):\n"
         "    q, k, v = (torch.randn(1, 150, h, d, requires_grad=True) for h, d in ((2, D), (1, D), (1, E)))\n"
         "    options = Options(0.2, window=90, softcap=3.0, sinks_H=torch.randn(2), slopes_H=torch.rand(2))\n"
+        "    one = q[:, -1:].detach(), k.detach(), v.detach(), Options(**vars(options) | {'start': 149})\n"
+        "    with torch.no_grad():\n"
+        "        torch.testing.assert_close(attention(*one[:3], **vars(one[3])), torch_attention(*one))\n"
         "    for o in (Options(0.2), options):\n"
         "        ours, theirs = attention(q, k, v, **vars(o)), torch_attention(q, k, v, o)\n"
         "        assert 'isoflop' in type(ours.grad_fn).__name__.lower(), ours.grad_fn\n"

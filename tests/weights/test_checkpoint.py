@@ -108,6 +108,20 @@ def test_types(tmp_path: Path) -> None:
         assert relative(whole(TOKENS), loaded(tmp_path / "half")(TOKENS).logits) < 1e-4
 
 
+@pytest.mark.parametrize("family", ["gpt2", "qwen2", "mpt", "gemma2", "deepseek_v3", "mamba", "mamba2", "gpt_oss"])
+def test_half_precision_runs(tmp_path: Path, family: str) -> None:
+    """Matrices and activations in bf16, vectors in fp32: near the same weights in fp32, whole and token by token."""
+    saved(filled(family, 0).to(torch.bfloat16), tmp_path)
+    half, whole = isoflop.load(tmp_path), isoflop.load(tmp_path, torch.float32)
+    with torch.no_grad():
+        wanted, found = whole(TOKENS), half(TOKENS)
+        state = half.new_state(1, TOKENS.shape[1])
+        steps = torch.cat([half(TOKENS[:, t : t + 1], state) for t in range(TOKENS.shape[1])], dim=1)
+    assert found.dtype == torch.float32 and found.isfinite().all()
+    for logits in (found, steps):  # the mean, as a router's choice may tip
+        assert float((logits - wanted).abs().mean() / wanted.abs().mean()) < 0.1
+
+
 TRAINABLE = {
     "dense": Dense(),
     "qk norm": Dense(qk_norm=True, tie_embeddings=False, queries_per_kv=2),

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 # Below this width torch's default library is as fast; above, oneDNN multiplies fp32 a tenth faster on a CPU with
 # AVX-512 (docs/decisions.md, "Which matrix product on a CPU").
 ONEDNN_FROM = 64
-# Smaller products (rows * d_in * d_out) do not earn what the function around it costs: 80 us, forward and backward.
+# Smaller products (rows * d_in * d_out) do not earn what the function around it costs, forward and backward: 80 us, where
+# nothing is compiled.
 ONEDNN_PRODUCT = 2**24
 
 
@@ -22,15 +23,14 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(d_out)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.weight.dtype is x.dtype:
-            return linear(x, self.weight, self.bias)
         return linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., d_in] @ weight [d_out, d_in].T + bias [d_out]."""
     d_out, d_in = weight.shape
-    if x.numel() * d_out < ONEDNN_PRODUCT or min(d_in, d_out) < ONEDNN_FROM:
+    least = 0 if torch.compiler.is_compiling() else ONEDNN_PRODUCT
+    if x.numel() * d_out < least or min(d_in, d_out) < ONEDNN_FROM:
         return F.linear(x, weight, bias)
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return F.linear(x, weight, bias)

@@ -42,7 +42,8 @@ def attention(
     options = Options(scale, start, window, chunk, softcap, slopes_H, sinks_H)
     _check(q_BTHD, k_BSKD, v_BSKE, options)
     if q_BTHD.shape[1] == 1 and q_BTHD.device.type == "cpu":
-        return one_query(q_BTHD, k_BSKD, v_BSKE, options)
+        decode = _one if _decodes(q_BTHD, k_BSKD, v_BSKE) else one_query
+        return decode(q_BTHD, k_BSKD, v_BSKE, options)
     if not _native(q_BTHD, k_BSKD, v_BSKE):
         return torch_attention(q_BTHD, k_BSKD, v_BSKE, options)
     out: Tensor = torch.ops.isoflop.attention(q_BTHD, k_BSKD, v_BSKE, *options.tuple())[0]
@@ -65,6 +66,13 @@ def _native(*tensors: Tensor) -> bool:
     )
 
 
+def _decodes(*tensors: Tensor) -> bool:
+    """Whether the kernel for one query can be called past the dispatcher, which would take as long as a small one:
+    nothing is recorded, compiled or faked."""
+    real = all(type(x) is Tensor for x in tensors)
+    return real and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and _native(*tensors)
+
+
 @torch.compiler.assume_constant_result
 def available() -> bool:
     """Whether the kernel can be had here; the first call compiles it."""
@@ -81,6 +89,16 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Te
     strides = *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *(0,) * 12
     _functions()[0](_CALL.pack(*inputs, 0, 0, 0, 0, 0, *strides, *_sizes(q, k, v, options)))
     return out, lse
+
+
+def _one(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
+    """One query, without a gradient."""
+    q, k, v, slopes, sinks = _dense(q), _dense(k), _dense(v), _dense(options.slopes_H), _dense(options.sinks_H)
+    out = q.new_empty(*q.shape[:3], v.shape[3])
+    inputs = q.data_ptr(), k.data_ptr(), v.data_ptr(), _pointer(slopes), _pointer(sinks), out.data_ptr()
+    strides = *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *(0,) * 12
+    _functions()[2](_CALL.pack(*inputs, 0, 0, 0, 0, 0, 0, *strides, *_sizes(q, k, v, options.tuple())))
+    return out
 
 
 def _gradient(
@@ -117,10 +135,10 @@ def _sizes(q: Tensor, k: Tensor, v: Tensor, options: Any) -> tuple[Any, ...]:
 
 
 @functools.cache
-def _functions() -> tuple[Any, Any]:
+def _functions() -> tuple[Any, Any, Any]:
     kernels = library("attention")
     assert kernels is not None
-    return kernels.attention_forward, kernels.attention_backward
+    return kernels.attention_forward, kernels.attention_backward, kernels.attention_one
 
 
 def _forward_shape(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:

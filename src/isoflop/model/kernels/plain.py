@@ -70,7 +70,9 @@ def one_query(q_B1HD: Tensor, k_BSKD: Tensor, v_BSKE: Tensor, options: Options) 
     if options.plain_scores:
         mixed_BKGE = F.scaled_dot_product_attention(q_BKGD, k, v, scale=options.scale)
     else:
-        mixed_BKGE = _products(_shares(_products(q_BKGD, k.mT) * options.scale, first, options), v)
+        scores_BKGS = _products(q_BKGD, k.mT)
+        scores_BKGS = scores_BKGS if scores_BKGS.dtype == torch.float64 else scores_BKGS.float()
+        mixed_BKGE = _products(_shares(scores_BKGS * options.scale, first, options).to(v.dtype), v)
     return mixed_BKGE.flatten(1, 2)[:, None]
 
 
