@@ -58,6 +58,19 @@ def test_every_removal_is_an_exact_refit(ladder):
     assert group.answer == pytest.approx(without.d / without.n, rel=1e-4)
 
 
+def test_a_cluster_is_left_out_whole(ladder):
+    runs = ladder(6, rows=24, noise=0.003)
+    n, d, loss = (np.repeat(column, 2) for column in (runs.n, runs.d, runs.loss))
+    loss[1::2] *= 1.002
+    labels = np.repeat(np.arange(24), 2)
+    fit = fit_law(n, d, loss, bootstrap=0, diagnostics=True, clusters=labels)
+    first = fit.certificate.influence.runs[0]
+    assert first.rows == 2
+    kept = ~((n == first.n) & (d == first.d))
+    without = optimal(fit_law(n[kept], d[kept], loss[kept], bootstrap=0).law, fit.certificate.influence.flops)
+    assert first.answer == pytest.approx(without.d / without.n, rel=1e-4)
+
+
 def test_profiles_hold_the_optimum_and_agree_with_the_bootstrap(chinchilla):
     fit = fit_law(*chinchilla, bootstrap=400)
     document = fit_document(fit, level=0.9)

@@ -56,7 +56,7 @@ def test_intervals_of_new_runs_hold(ladder):
     hits, widths = [], []
     for seed in range(30):
         runs = ladder(5000 + seed)
-        fit = fit_law(runs.n, runs.d, runs.loss, bootstrap=100, seed=seed)
+        fit = fit_law(runs.n, runs.d, runs.loss, bootstrap=100, seed=seed, diagnostics=False)
         E, A, B, alpha, beta = runs.truth
         n, d = runs.target
         curve = E + A / n**alpha + B / d**beta

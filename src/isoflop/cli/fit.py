@@ -302,7 +302,7 @@ def _law_table(document: dict[str, Any]) -> Any:
     table.add_column("value", justify="right")
     level = next(iter(intervals.values()))["level"] if intervals else None
     if level is not None:
-        table.add_column(f"{level:.0%} bootstrap interval", justify="right")
+        table.add_column(f"{level:.0%} interval", justify="right")
     for name in (name for name, value in law.items() if isinstance(value, float)):
         interval = intervals.get(name)
         shown = [f"{interval['low']:.6g} to {interval['high']:.6g}"] if interval else []

@@ -189,7 +189,7 @@ def _diagnosed(
     (n, d, _), form = rows, problem.form
     assert isinstance(form, PowerSum)
     top = float((6 * n * d).max())
-    influence = influential.influence(problem, form, theta, rows, delta, top)
+    influence = influential.influence(problem, form, theta, rows, delta, top, labels)
     others = sensitive.alternatives(form, theta, problem, rows, delta, conventions)
     structure = sensitive.residual_structure(n, d, _residuals(problem, theta))
     told = influential.influence_warnings(influence) + sensitive.sensitivity_warnings(influence.answer, others)

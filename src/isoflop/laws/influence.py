@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from scipy.stats import norm
 
 from isoflop.laws.forms import Array, PowerSum
@@ -29,7 +30,7 @@ DECIDED = 1.5  # ratio of the answers with and without a group at which the law 
 
 
 class Removal(msgspec.Struct, frozen=True, kw_only=True):
-    """One run left out: what it is, and the answer without it."""
+    """One run left out: what it is, and the answer without it. Of a cluster of rows, the one furthest from the law."""
 
     row: int  # in the order of the fit's rows, from 0
     n: float
@@ -37,6 +38,7 @@ class Removal(msgspec.Struct, frozen=True, kw_only=True):
     loss: float
     residual: float  # log L - log Lhat of the law with all rows
     answer: float | None
+    rows: int = 1  # left out with it, as checkpoints of the same run
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,20 +91,33 @@ def log_ratio(form: PowerSum, theta_Kp: Array, flops: float) -> Array:
 
 
 def influence(
-    problem: Problem, form: PowerSum, theta: Array, rows: tuple[Array, Array, Array], delta: float, flops: float
+    problem: Problem,
+    form: PowerSum,
+    theta: Array,
+    rows: tuple[Array, Array, Array],
+    delta: float,
+    flops: float,
+    labels: npt.NDArray[np.int64] | None = None,
 ) -> Influence:
-    """Refit without every run, and without the groups that move the answer furthest. `rows`: N, D and loss."""
+    """Refit without every run, and without the groups that move the answer furthest. `rows`: N, D and loss (n,).
+
+    A run is a row, or all rows of one of the `labels`, numbered from 0.
+    """
     table = _Table(problem, form, delta, flops)
     residuals = problem.log_loss - np.log(form.value(theta[None], problem.features))[0]
     answer = float(log_ratio(form, theta[None], flops)[0])
-    size = len(residuals)
-    _, alone = table.refit(theta, problem.weights * (1 - np.eye(size)))
+    runs = np.arange(len(residuals)) if labels is None else labels
+    size = int(runs.max()) + 1
+    without = (runs != np.arange(size)[:, None]).astype(float)
+    _, alone = table.refit(theta, problem.weights * without)
     shifts = alone - answer
 
-    def removal(row: int, value: float) -> Removal:
+    def removal(run: int, value: float) -> Removal:
+        members = np.flatnonzero(runs == run)
+        row = int(members[np.abs(residuals[members]).argmax()])
         n, d, loss = (float(column[row]) for column in rows)
         told = None if np.isnan(value) else float(np.exp(value))
-        return Removal(row=row, n=n, d=d, loss=loss, residual=float(residuals[row]), answer=told)
+        return Removal(row=row, n=n, d=d, loss=loss, residual=float(residuals[row]), answer=told, rows=len(members))
 
     known = np.nan_to_num(shifts, nan=0.0)
     total = float((known**2).sum())
@@ -111,7 +126,7 @@ def influence(
     error = None if np.isnan(answer) else float(np.sqrt(total * (size - 1) / size))
     most = min(GROUP, max(1, int(GROUP_SHARE * size)))
     signs = () if np.isnan(answer) or total == 0 else (1.0, -1.0)
-    chosen = [_grow(table, theta, answer, sign * known, sign, most) for sign in signs]
+    chosen = [_grow(table, theta, without, sign * known, sign, most) for sign in signs]
     groups = [_group(steps, answer, error or 0.0, size, removal) for steps in chosen]
     lone = share is not None and share > max(LONE_SHARE, 3 * 2 * np.log(size) / size) and abs(known).max() > NOTABLE
     flagged = lone or any(_remarkable(group) for group in groups)
@@ -121,26 +136,27 @@ def influence(
         answer=None if np.isnan(answer) else float(np.exp(answer)),
         standard_error=error,
         largest_share=share,
-        runs=[removal(int(row), float(alone[row])) for row in order[:TOLD]],
+        runs=[removal(int(run), float(alone[run])) for run in order[:TOLD]],
         groups=groups,
         flagged=bool(flagged),
     )
 
 
-def _grow(table: _Table, theta: Array, answer: float, gains: Array, sign: float, most: int) -> list[tuple[int, float]]:
-    """Rows left out one after the other, each the one that moves the answer furthest, and the log answers."""
+def _grow(table: _Table, theta: Array, without: Array, gains: Array, sign: float, most: int) -> list[tuple[int, float]]:
+    """Runs left out one after the other, each the one that moves the answer furthest, and the log answers.
+
+    `without` (runs, n) is 0 at the rows of a run and 1 elsewhere.
+    """
     left = np.argsort(-gains, kind="stable")[:SHORTLIST]
     weights, chosen = table.problem.weights.copy(), list[tuple[int, float]]()
     for _ in range(most):
-        tried = np.repeat(weights[None], len(left), axis=0)
-        tried[np.arange(len(left)), left] = 0.0
-        theta_Kp, answers = table.refit(theta, tried)
+        theta_Kp, answers = table.refit(theta, weights * without[left])
         moved = np.where(np.isnan(answers), -np.inf, sign * answers)
         best = int(moved.argmax())
         if not np.isfinite(moved[best]):
             break
         chosen.append((int(left[best]), float(answers[best])))
-        weights[left[best]], theta = 0.0, theta_Kp[best]
+        weights, theta = weights * without[left[best]], theta_Kp[best]
         left = np.delete(left, best)
         if not len(left):
             break
