@@ -32,6 +32,9 @@ def by_definition(ledger: Ledger | None = None) -> Iterator[None]:
     def long_convolution(x_BCT: Tensor, taps_CT: Tensor, n_last: int | None = None) -> Any:
         return booked(convolve)(x_BCT, taps_CT, n_last, whole)
 
+    def newest_output(seen_BCT: Tensor, backward_CT: Tensor) -> Any:
+        return long_convolution(seen_BCT, backward_CT.flip(-1), n_last=1)
+
     def s4d_forward(module: s4d.S4D, x_BTM: Tensor, place: Any, state: s4d.S4DState | None = None) -> Tensor:
         y_BTI = booked(lambda u_BTI: diagonal_state_space(module, u_BTI, state))(module.inner(x_BTM))
         return F.glu(module.out(F.gelu(y_BTI)), dim=-1)
@@ -51,6 +54,7 @@ def by_definition(ledger: Ledger | None = None) -> Iterator[None]:
             (mamba2, "state_space", booked(state_space)),
             (s4d.S4D, "forward", s4d_forward),
             (hyena, "causal_convolution", long_convolution),
+            (hyena, "newest_output", newest_output),
             (hyena.HyenaFilters, "_features", wanted_features),
         ):
             exchanged.enter_context(_exchange(owner, name, definition))

@@ -77,7 +77,7 @@ class Hyena(nn.Module):
             seen_BMS = z_BMT if state is None else state.append(n, z_BMT)
             if state is not None and n_new == 1:
                 taps_MS = state.filters.backward[n, :, -seen_BMS.shape[-1] :]
-                z_BMT = gate_BMT * (seen_BMS * taps_MS).sum(-1, keepdim=True).to(z_BMT.dtype)
+                z_BMT = gate_BMT * newest_output(seen_BMS, taps_MS)
             else:
                 z_BMT = gate_BMT * causal_convolution(seen_BMS, taps_MT, n_last=n_new)
         if state is not None:
@@ -98,6 +98,11 @@ class Hyena(nn.Module):
         if end > self.filters.max_context:
             raise ValueError(f"{end} tokens exceed max_context = {self.filters.max_context}, the length of the filters")
         return self.filters(end) if state is None else state.filters.taps[..., :end]
+
+
+def newest_output(seen_BMS: Tensor, backward_MS: Tensor) -> Tensor:
+    """The convolution's output at the last of S positions, [B, M, 1], of taps from the last to the first."""
+    return (seen_BMS * backward_MS).sum(-1, keepdim=True).to(seen_BMS.dtype)
 
 
 class HyenaFilters(nn.Module):

@@ -74,7 +74,8 @@ def _spectrum(x: Tensor) -> tuple[Tensor, int]:
 
 
 def _back(spectrum: Tensor, size: int, like: Tensor) -> Tensor:
-    return torch.fft.irfft(spectrum, size)[..., : like.shape[-1]].to(like.dtype).contiguous()
+    y = torch.fft.irfft(spectrum, size)[..., : like.shape[-1]]
+    return y.to(like.dtype, copy=True, memory_format=torch.contiguous_format)  # no view of the longer transform
 
 
 def _convolution_shape(x: Tensor, taps: Tensor) -> Tensor:
