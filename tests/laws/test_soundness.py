@@ -1,0 +1,51 @@
+"""The status of a law, from each thing that can be wrong alone."""
+
+import numpy as np
+import pytest
+
+from isoflop.laws.soundness import duplicates, flops_doubts, soundness
+
+N = np.geomspace(1e7, 1e9, 20)
+D = np.geomspace(1e9, 1e11, 20)[np.random.default_rng(0).permutation(20)]
+LOSS = 1.7 + 400 / N**0.34 + 1200 / D**0.37
+FINE = {"floor": 1.7, "vanished": [], "parameters": 5, "condition": 40.0, "share": 1.0, "levels": 5}
+
+
+def test_nothing_wrong_is_sound():
+    assert soundness(N, D, LOSS, **FINE).status == "sound"
+
+
+@pytest.mark.parametrize(
+    "wrong, status, word",
+    [
+        ({"floor": float(np.sort(LOSS)[2]) * 1.0001}, "weak", "lies above 3 measured losses"),
+        ({"vanished": ["A", "alpha"]}, "refused", "A, alpha at zero"),
+        ({"condition": 1e6}, "weak", "condition number 1.0e+06"),
+        ({"share": 0.05}, "weak", "only 5% of the starts"),
+        ({"levels": 1}, "refused", "one level of compute"),
+        ({"parameters": 11}, "weak", "20 rows for 11 parameters"),
+        ({"doubts": ("tokens are in millions",)}, "weak", "tokens are in millions"),
+    ],
+)
+def test_each_thing_wrong(wrong, status, word):
+    found = soundness(N, D, LOSS, **(FINE | wrong))
+    assert found.status == status
+    assert len(found.reasons) == 1 and word in found.reasons[0]
+
+
+def test_duplicates_are_rows_with_their_loss():
+    assert duplicates(N, D, LOSS) is None
+    n, d, loss = (np.append(column, column[3]) for column in (N, D, LOSS))
+    assert "1 of 21 rows" in duplicates(n, d, loss)
+    loss[-1] *= 1.001  # another seed
+    assert duplicates(n, d, loss) is None
+
+
+def test_conventions_of_flops():
+    flops = 6 * N * D
+    assert flops_doubts(N, D, flops * 1.1, "C") == ()
+    (unit,) = flops_doubts(N, D, flops / 1e18, "C")
+    assert "another unit" in unit
+    flops[4] *= 1.6
+    (mixed,) = flops_doubts(N, D, flops, "C")
+    assert "used row 5" in mixed and "not of one convention" in mixed
