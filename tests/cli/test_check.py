@@ -64,6 +64,23 @@ def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert error.count("\n") == 1 and "did you mean" in error
 
 
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        (("d_ff = 86016", "d_ff = 9007199254740992"), "parameters are too many to prove; at most 1e+15"),
+        (("max_context = 131072", "max_context = 9007199254740992"), "is too long to prove; at most 268435456"),
+    ],
+)
+def test_what_no_machine_can_express(
+    change: tuple[str, str], why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "absurd.toml"
+    file.write_text(TRILLION.replace(*change))
+    assert main(["check", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and why in error
+
+
 @pytest.mark.parametrize("arch", ["gpt-3-175b", "deepseek-v3-671b", "a trillion, dense"])
 def test_any_size_in_under_a_minute(arch: str, tmp_path: Path) -> None:
     if arch == "a trillion, dense":

@@ -11,7 +11,12 @@ from isoflop.check.products import kinds_of
 from isoflop.check.proofs import prove_activations, prove_behaviour, prove_cache, prove_parameters
 from isoflop.check.prove_flops import prove_flops
 from isoflop.check.twin import shrink
+from isoflop.cost import parameters
 from isoflop.cost.activations import KERNELS
+
+
+MOST_PARAMETERS = 10**15  # beyond, and beyond this context, sizes overflow what the meta device can hold
+LONGEST_CONTEXT = 2**28
 
 
 class Certificate(msgspec.Struct, frozen=True):
@@ -30,7 +35,13 @@ class Certificate(msgspec.Struct, frozen=True):
 
 
 def certify(name: str, decoder: Decoder) -> Certificate:
-    """Run every proof. Counting happens on the meta device: no size of model needs memory."""
+    """Run every proof. Counting happens on the meta device: no size of model needs memory. Raises ValueError for a
+    decoder beyond what torch's sizes can express."""
+    total = parameters(decoder).total
+    if total > MOST_PARAMETERS:
+        raise ValueError(f"{name}: {total:.3g} parameters are too many to prove; at most {MOST_PARAMETERS:.0e}")
+    if decoder.max_context > LONGEST_CONTEXT:
+        raise ValueError(f"{name}: max_context = {decoder.max_context} is too long to prove; at most {LONGEST_CONTEXT}")
     contexts, twin = contexts_of(decoder), shrink(decoder)
     lines = (
         *prove_parameters(decoder),
