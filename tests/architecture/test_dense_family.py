@@ -19,7 +19,7 @@ def test_theta_alone_is_a_rope_as_ever():
 
 
 def test_two_bases_and_no_window_at_all_are_refused():
-    with pytest.raises(ValueError, match="theta = 500.0 is the base of a rope, and position replaces that"):
+    with pytest.raises(ValueError, match=r"theta = 500.0 is the base of a rope, and position replaces that"):
         Dense(theta=500.0, position=Rope(theta=100.0))
     with pytest.raises(ValueError, match="window = 0 must be above 0"):
         Dense(window=0)

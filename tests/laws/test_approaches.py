@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from published_tables import columns_of, numbers, published
 
-from conftest import columns_of, numbers, published
 from isoflop.laws.approaches import bias_of_design, envelope_line, isoflop_line
 from isoflop.laws.optimum import Law, optimal
 

@@ -154,7 +154,9 @@ def test_every_parameter_has_its_learning_rate(optimizer: Optimizer) -> None:
                 name = names[id(parameter)]
                 seen.append(name)
                 scale = getattr(SCALES, kind_of(name, parameter.dim()))
-                muon = isinstance(optimizer, Muon) and kind_of(name, parameter.dim()) == "hidden" and parameter.dim() == 2
+                muon = (
+                    isinstance(optimizer, Muon) and kind_of(name, parameter.dim()) == "hidden" and parameter.dim() == 2
+                )
                 muon = muon and "router" not in name
                 assert muon == (which == 1)
                 assert group["peak_lr"] == pytest.approx(1e-2 * scale.lr ** (0.5 if muon else 1))

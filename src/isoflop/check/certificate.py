@@ -14,7 +14,6 @@ from isoflop.check.twin import shrink
 from isoflop.cost import parameters
 from isoflop.cost.activations import KERNELS
 
-
 MOST_PARAMETERS = 10**15  # beyond, and beyond this context, sizes overflow what the meta device can hold
 LONGEST_CONTEXT = 2**28
 

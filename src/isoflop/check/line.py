@@ -4,19 +4,19 @@ from typing import Literal
 
 import msgspec
 
-Verdict = Literal["holds", "fails", "not stated"]
+Verdict = Literal["holds", "fails"]
 
 
 class Line(msgspec.Struct, frozen=True):
     """A closed form beside what was counted, which must be equal; or, for a twin's numbers, a bound beside what was
-    found (`relation`). Both are None where no closed form is stated."""
+    found (`relation`)."""
 
     check: str
     at: str
     part: str
     unit: str
-    closed_form: float | None
-    counted: float | None
+    closed_form: float
+    counted: float
     relation: Literal["equal", "at most"]
     verdict: Verdict
 

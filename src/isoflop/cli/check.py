@@ -62,11 +62,7 @@ def _print(certificate: "Certificate") -> None:
         console.print(f"fails: {_where(line)}: {_number(line.closed_form)} but counted {_number(line.counted)}")
     if len(failures) > MOST_FAILURES:
         console.print(f"and {len(failures) - MOST_FAILURES} more: --json has them all")
-    silent = dict.fromkeys(f"{line.check} of {line.part}" for line in c.lines if line.verdict == "not stated")
-    for what in silent:
-        console.print(f"not stated: {what}")
-    held = sum(line.verdict == "holds" for line in c.lines)
-    console.print(f"{held} hold, {len(failures)} fail, {len(c.lines) - held - len(failures)} are not stated")
+    console.print(f"{len(c.lines) - len(failures)} hold, {len(failures)} fail")
 
 
 def _print_table(console: "Console", certificate: "Certificate") -> None:
@@ -79,24 +75,22 @@ def _print_table(console: "Console", certificate: "Certificate") -> None:
     table = new_table("lines", "check", "closed form", "", "counted", last="right")
     table.columns[1].justify = "left"
     for check, lines in groups.items():
-        shown = next((x for x in lines if x.verdict == "fails"), max(lines, key=lambda x: x.closed_form or 0))
+        shown = next((x for x in lines if x.verdict == "fails"), max(lines, key=lambda x: x.closed_form))
         table.add_row(str(len(lines)), check, _number(shown.closed_form), _sign(shown), _number(shown.counted))
     console.print(table)
 
 
 def _sign(line: "Line") -> str:
     signs = {("equal", "holds"): "=", ("equal", "fails"): "!=", ("at most", "holds"): ">=", ("at most", "fails"): "<"}
-    return signs.get((line.relation, line.verdict), "?")
+    return signs[line.relation, line.verdict]
 
 
 def _where(line: "Line") -> str:
     return ", ".join(text for text in (line.check, line.part, line.at) if text)
 
 
-def _number(value: float | None) -> str:
+def _number(value: float) -> str:
     """Whole numbers in full as long as they fit."""
-    if value is None:
-        return "not stated"
     if value == value // 1:
         return f"{value:,.0f}" if abs(value) < 1e13 else f"{value:.10e}"
     return f"{value:.10g}" if value > 1 else f"{value:.1e}"

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import Akima1DInterpolator
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from isoflop.laws.certificate import digest
 from isoflop.laws.fit import fit_law
@@ -292,7 +292,7 @@ def _line(axis: Axis, budgets: list[Budget], level: float, what: str) -> Line:
     interval = None
     if distinct > 2:
         error = np.sqrt((residual**2).mean() * distinct / (distinct - 2) / (np.var(x) * distinct))
-        reach = float(student.ppf(0.5 + level / 2, distinct - 2) * error)
+        reach = float(stdtrit(distinct - 2, 0.5 + level / 2) * error)
         interval = Interval(float(a) - reach, float(a) + reach, level)
     return Line(
         axis=axis,

@@ -18,7 +18,7 @@ from itertools import product
 
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from isoflop.laws.anchored import Anchored
 from isoflop.laws.forms import Array
@@ -119,7 +119,7 @@ def posterior(n: Array, d: Array, loss: Array, prior: Prior = PUBLIC) -> Posteri
 
 def quantile(level: float) -> float:
     """Half the width of a central interval of `level`, in standard deviations before the prior's stretch."""
-    return float(student.ppf((1 + level) / 2, DEGREES))
+    return float(stdtrit(DEGREES, (1 + level) / 2))
 
 
 def require_runs(n: Array, d: Array, loss: Array) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from isoflop.laws.forms import Array, PowerSum
 from isoflop.laws.solver import Problem, solve
@@ -167,7 +167,7 @@ def _group(
     steps: list[tuple[int, float]], answer: float, error: float, size: int, removal: Callable[[int, float], Removal]
 ) -> Group:
     ranks = (np.arange(len(steps)) + 0.5) / size
-    expected = float(norm.isf(ranks).clip(0).sum() * error / np.sqrt(size))
+    expected = float((-ndtri(ranks)).clip(0).sum() * error / np.sqrt(size))
     last = steps[-1][1] if steps else answer
     return Group(
         runs=[removal(row, value) for row, value in steps],

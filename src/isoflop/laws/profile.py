@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from isoflop.laws.forms import Array, PowerSum
 from isoflop.laws.formula import Coefficient, Formula, FormulaForm
@@ -183,7 +183,7 @@ def profile(held: Held, delta: float, labels: npt.NDArray[np.int64] | None) -> P
     """Both ends, each from a guess by the standard error at the optimum."""
     spread, error = dispersion(held, delta, labels)
     units = len(held.problem.log_loss) if labels is None else int(labels.max()) + 1
-    quantile = float(student.ppf(0.5 + LEVEL / 2, max(units - len(held.theta), 1)) ** 2)
+    quantile = float(stdtrit(max(units - len(held.theta), 1), 0.5 + LEVEL / 2) ** 2)
     allowed, best = 0.5 * spread * quantile, float(objective(held.problem, held.theta[None], delta)[0])
     if allowed <= RELATIVE_ROUNDING * max(best, TINY):  # a law without noise: nothing can be pushed at all
         here = float(held.theta[held.index])

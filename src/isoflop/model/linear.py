@@ -9,7 +9,7 @@ from torch import Tensor, nn
 # Below this width torch's default library is as fast; above, oneDNN multiplies fp32 a tenth faster on a CPU with
 # AVX-512 (docs/decisions.md, "Which matrix product on a CPU").
 ONEDNN_FROM = 64
-# Where nothing is compiled, smaller products (rows * d_in * d_out) do not earn what the function around it costs: 80 us,
+# Where nothing is compiled, smaller products (rows * d_in * d_out) do not earn what the function around it costs, 80 us
 # forward and backward.
 ONEDNN_PRODUCT = 2**24
 

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from published_tables import columns_of, numbers, published
 
-from conftest import columns_of, numbers, published
 from isoflop.laws.fit import fit_law
 from isoflop.laws.solver import Problem, objective
 
