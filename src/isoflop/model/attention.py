@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoflop import architecture
-from isoflop.model.kernels.attention import attention
+from isoflop.model.kernels.attention import attention as causal_attention
 from isoflop.model.linear import Linear
 from isoflop.model.norm import build_norm
 from isoflop.model.place import Place, alibi_slopes
@@ -150,31 +150,3 @@ class Attention(nn.Module):
         k_BSKD, v_BSKD = torch.cat((past_k_BSKD, k_BTKD), dim=1), torch.cat((past_v_BSKD, v_BTKD), dim=1)
         state.append(k_BTKD, v_BTKD)
         return k_BSKD, v_BSKD, reach, m.window
-
-
-def causal_attention(
-    q_BTHD: Tensor,
-    k_BSKD: Tensor,
-    v_BSKE: Tensor,
-    scale: float,
-    start: int = 0,
-    window: int | None = None,
-    chunk: int | None = None,
-    softcap: float | None = None,
-    slopes_H: Tensor | None = None,
-    sinks_H: Tensor | None = None,
-) -> Tensor:
-    """softmax(scale * q k^T, masked to what each token may see) v, [B, T, H, E]; each K serves H / K query heads. Query
-    t has position start + t, key s position s. The one seam where an attention kernel can be exchanged."""
-    return attention(
-        q_BTHD,
-        k_BSKD,
-        v_BSKE,
-        scale=scale,
-        start=start,
-        window=window,
-        chunk=chunk,
-        softcap=softcap,
-        slopes_H=slopes_H,
-        sinks_H=sinks_H,
-    )

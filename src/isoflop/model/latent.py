@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from isoflop import architecture
-from isoflop.model.attention import causal_attention
+from isoflop.model.kernels.attention import attention as causal_attention
 from isoflop.model.linear import Linear
 from isoflop.model.norm import RmsNorm
 from isoflop.model.place import Place

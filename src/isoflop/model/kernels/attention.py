@@ -28,7 +28,6 @@ def attention(
     q_BTHD: Tensor,
     k_BSKD: Tensor,
     v_BSKE: Tensor,
-    *,
     scale: float,
     start: int = 0,
     window: int | None = None,
@@ -38,7 +37,8 @@ def attention(
     sinks_H: Tensor | None = None,
 ) -> Tensor:
     """softmax(scores) v, [B, T, H, E]; see Options. S >= start + T keys, of which those beyond are not seen; K divides
-    H. Our kernel for fp32 on a CPU, for any strides whose last is 1; torch for the rest."""
+    H. Our kernel for fp32 on a CPU, for any strides whose last is 1; torch for the rest. The one seam where an
+    attention kernel can be exchanged."""
     options = Options(scale, start, window, chunk, softcap, slopes_H, sinks_H)
     _check(q_BTHD, k_BSKD, v_BSKE, options)
     if q_BTHD.shape[1] == 1 and q_BTHD.device.type == "cpu":
