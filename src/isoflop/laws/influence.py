@@ -195,8 +195,8 @@ def influence_warnings(found: Influence) -> list[str]:
     if not group.runs or group.answer is None:
         return []
     losses = ", ".join(f"{run.loss:.4g}" for run in group.runs)
-    one = len(group.runs) == 1
-    decide, whose, them = ("1 run decides", "that", "it") if one else (f"{len(group.runs)} runs decide", "those", "them")
+    count = len(group.runs)
+    decide, whose, them = ("1 run decides", "that", "it") if count == 1 else (f"{count} runs decide", "those", "them")
     return [
         f"{decide} the answer: without {whose} of loss {losses} the optimal D/N at "
         f"{found.flops:.3g} FLOPs is {group.answer:.3g}, with {them} {found.answer:.3g}"
