@@ -1,4 +1,4 @@
-"""A few rows, which no_grad multiplies one by one, beside the same rows sorted by expert."""
+"""Rows without gradients, few or of small experts, beside the same rows sorted by expert."""
 
 import pytest
 import torch
@@ -15,9 +15,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("n_tokens", [1, 2])
+@pytest.mark.parametrize("copied", [0, experts.COPIED])
+@pytest.mark.parametrize("n_tokens", [1, 2, 9])
 @pytest.mark.parametrize("case", CASES)
-def test_one_by_one_is_what_sorted_rows_give(case: str, n_tokens: int) -> None:
+def test_unsorted_rows_give_what_sorted_rows_do(
+    case: str, n_tokens: int, copied: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experts, "COPIED", copied)
     generator = torch.Generator().manual_seed(0)
     module = experts.MixtureOfExperts(CASES[case], 8).eval()
     for parameter in module.parameters():

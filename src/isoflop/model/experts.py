@@ -13,7 +13,10 @@ from isoflop.model.linear import Linear, has_data
 from isoflop.model.mlp import Mlp
 from isoflop.model.routing import RouterStats, capacity, choose, expert_counts, statistics
 
+# Without gradients, rows are not worth sorting where they are few, nor where to copy each its own expert's matrices
+# takes less than a call does.
 FEW = 8  # rows
+COPIED = 2**18  # entries of the first matrices
 
 
 class MixtureOfExperts(nn.Module):
@@ -73,9 +76,12 @@ class MixtureOfExperts(nn.Module):
         return self.shared_gate(x_NM).sigmoid() * y_NM if hasattr(self, "shared_gate") else y_NM
 
     def _mix(self, x_NM: Tensor, weight_NK: Tensor, expert_NK: Tensor, n_sequences: int) -> Tensor:
-        f = self.feed_forward
-        if expert_NK.numel() <= FEW and f.capacity_factor is None and not torch.is_grad_enabled() and has_data(x_NM):
-            return self._one_by_one(x_NM, weight_NK, expert_NK)
+        f, n_rows = self.feed_forward, expert_NK.numel()
+        if f.capacity_factor is None and not torch.is_grad_enabled() and has_data(x_NM):
+            if n_rows > 1 and n_rows * getattr(self, self.first)[0].numel() <= COPIED:
+                return self._copied(x_NM, weight_NK, expert_NK)
+            if n_rows <= FEW:
+                return self._one_by_one(x_NM, weight_NK, expert_NK)
         rows = sort_rows(expert_NK, expert_counts(expert_NK, f.n_experts), capacity(f, len(x_NM)), n_sequences)
         x_RM = dispatch(x_NM, rows)
         if f.weigh == "input":
@@ -85,6 +91,21 @@ class MixtureOfExperts(nn.Module):
             weight_NK = weight_NK * rows.kept_NK
         h_RF = activate(self._linear(self.first, x_RM, rows), f.activation)
         return combine(self._linear("down", h_RF, rows), weight_NK, rows)
+
+    def _copied(self, x_NM: Tensor, weight_NK: Tensor, expert_NK: Tensor) -> Tensor:
+        """The same with each row's matrices side by side: one batched product."""
+        f, expert_R = self.feed_forward, expert_NK.flatten()
+        weight_R11 = weight_NK.reshape(-1, 1, 1)
+        x_R1M = x_NM.repeat_interleave(f.top_k, dim=0)[:, None]
+        x_R1M = x_R1M * weight_R11 if f.weigh == "input" else x_R1M
+        h_R1F = activate(self._products(self.first, x_R1M, expert_R), f.activation)
+        y_R1M = self._products("down", h_R1F, expert_R)
+        y_R1M = y_R1M if f.weigh == "input" else y_R1M * weight_R11
+        return y_R1M.view(-1, f.top_k, x_NM.shape[-1]).sum(1)
+
+    def _products(self, name: str, x_R1: Tensor, expert_R: Tensor) -> Tensor:
+        y_R1 = torch.bmm(x_R1, getattr(self, name).index_select(0, expert_R).to(x_R1.dtype))
+        return y_R1 + getattr(self, f"{name}_bias")[expert_R, None].to(y_R1.dtype) if self.feed_forward.bias else y_R1
 
     def _one_by_one(self, x_NM: Tensor, weight_NK: Tensor, expert_NK: Tensor) -> Tensor:
         """The same for a token or a few, whose rows are not worth sorting."""
