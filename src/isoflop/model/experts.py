@@ -9,14 +9,12 @@ from isoflop.architecture.feed_forward import GATED
 from isoflop.model.activation import activate
 from isoflop.model.dispatch import Rows, combine, dispatch, sort_rows
 from isoflop.model.grouped import grouped_matmul
-from isoflop.model.linear import Linear, has_data
+from isoflop.model.kernels.experts import multiplies_rows, rows_of_experts
+from isoflop.model.linear import Linear
 from isoflop.model.mlp import Mlp
 from isoflop.model.routing import RouterStats, capacity, choose, expert_counts, statistics
 
-# Without gradients, rows are not worth sorting where they are few, nor where to copy each its own expert's matrices
-# takes less than a call does.
-FEW = 8  # rows
-COPIED = 2**18  # entries of the first matrices
+FEW = 64  # rows that without gradients are not worth sorting
 
 
 class MixtureOfExperts(nn.Module):
@@ -76,12 +74,10 @@ class MixtureOfExperts(nn.Module):
         return self.shared_gate(x_NM).sigmoid() * y_NM if hasattr(self, "shared_gate") else y_NM
 
     def _mix(self, x_NM: Tensor, weight_NK: Tensor, expert_NK: Tensor, n_sequences: int) -> Tensor:
-        f, n_rows = self.feed_forward, expert_NK.numel()
-        if f.capacity_factor is None and not torch.is_grad_enabled() and has_data(x_NM):
-            if n_rows > 1 and n_rows * getattr(self, self.first)[0].numel() <= COPIED:
-                return self._copied(x_NM, weight_NK, expert_NK)
-            if n_rows <= FEW:
-                return self._one_by_one(x_NM, weight_NK, expert_NK)
+        f = self.feed_forward
+        unsorted = expert_NK.numel() <= FEW and f.capacity_factor is None
+        if unsorted and multiplies_rows(x_NM, self.down):
+            return self._mix_few(x_NM, weight_NK, expert_NK)
         rows = sort_rows(expert_NK, expert_counts(expert_NK, f.n_experts), capacity(f, len(x_NM)), n_sequences)
         x_RM = dispatch(x_NM, rows)
         if f.weigh == "input":
@@ -92,38 +88,19 @@ class MixtureOfExperts(nn.Module):
         h_RF = activate(self._linear(self.first, x_RM, rows), f.activation)
         return combine(self._linear("down", h_RF, rows), weight_NK, rows)
 
-    def _copied(self, x_NM: Tensor, weight_NK: Tensor, expert_NK: Tensor) -> Tensor:
-        """The same with each row's matrices side by side: one batched product."""
-        f, expert_R = self.feed_forward, expert_NK.flatten()
-        weight_R11 = weight_NK.reshape(-1, 1, 1)
-        x_R1M = x_NM.repeat_interleave(f.top_k, dim=0)[:, None]
-        x_R1M = x_R1M * weight_R11 if f.weigh == "input" else x_R1M
-        h_R1F = activate(self._products(self.first, x_R1M, expert_R), f.activation)
-        y_R1M = self._products("down", h_R1F, expert_R)
-        y_R1M = y_R1M if f.weigh == "input" else y_R1M * weight_R11
-        return y_R1M.view(-1, f.top_k, x_NM.shape[-1]).sum(1)
+    def _mix_few(self, x_NM: Tensor, weight_NK: Tensor, expert_NK: Tensor) -> Tensor:
+        """The same for a token or a few, as in decoding."""
+        f, expert_R, weight_R1 = self.feed_forward, expert_NK.flatten(), weight_NK.reshape(-1, 1)
+        x_RM = x_NM.repeat_interleave(f.top_k, dim=0) if f.top_k > 1 else x_NM
+        x_RM = x_RM * weight_R1 if f.weigh == "input" else x_RM
+        h_RF = activate(self._rows(self.first, x_RM, expert_R), f.activation)
+        y_RM = self._rows("down", h_RF, expert_R)
+        y_RM = y_RM if f.weigh == "input" else y_RM * weight_R1
+        return y_RM.view(-1, f.top_k, x_NM.shape[-1]).sum(1) if f.top_k > 1 else y_RM
 
-    def _products(self, name: str, x_R1: Tensor, expert_R: Tensor) -> Tensor:
-        y_R1 = torch.bmm(x_R1, getattr(self, name).index_select(0, expert_R).to(x_R1.dtype))
-        return y_R1 + getattr(self, f"{name}_bias")[expert_R, None].to(y_R1.dtype) if self.feed_forward.bias else y_R1
-
-    def _one_by_one(self, x_NM: Tensor, weight_NK: Tensor, expert_NK: Tensor) -> Tensor:
-        """The same for a token or a few, whose rows are not worth sorting."""
-        f, y_NM = self.feed_forward, torch.zeros_like(x_NM)
-        x_N1M, y_N1M, weight_NK11 = x_NM[:, None], y_NM[:, None], weight_NK[..., None, None]
-        for n, experts in enumerate(expert_NK.tolist()):
-            for k, expert in enumerate(experts):
-                x_1M = x_N1M[n] * weight_NK11[n, k] if f.weigh == "input" else x_N1M[n]
-                h_1F = activate(self._product(self.first, x_1M, expert), f.activation)
-                y_1M = self._product("down", h_1F, expert)
-                y_N1M[n] += y_1M if f.weigh == "input" else y_1M * weight_NK11[n, k]
-        return y_NM
-
-    def _product(self, name: str, x_1: Tensor, expert: int) -> Tensor:
-        weight = getattr(self, name)[expert].to(x_1.dtype)
-        if not self.feed_forward.bias:
-            return x_1 @ weight
-        return torch.addmm(getattr(self, f"{name}_bias")[expert].to(x_1.dtype), x_1, weight)
+    def _rows(self, name: str, x_R: Tensor, expert_R: Tensor) -> Tensor:
+        bias_E = getattr(self, f"{name}_bias") if self.feed_forward.bias else None
+        return rows_of_experts(x_R, getattr(self, name), bias_E, expert_R)
 
     def _linear(self, name: str, x_R: Tensor, rows: Rows) -> Tensor:
         y_R = rows.served(grouped_matmul(rows.served(x_R), getattr(self, name), rows.ends_E))
