@@ -1,0 +1,1 @@
+"""Inference: caches, scheduler, sampling, the HTTP server."""
