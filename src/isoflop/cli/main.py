@@ -23,6 +23,7 @@ VERBS = {
     "export": "a checkpoint of ours as the Hugging Face model that computes the same",
     "fit": "a scaling law with its certificate, from any table of runs",
     "backtest": "whether forecasts of dearer runs from cheaper ones held, on any table of runs",
+    "next": "the runs to train next: those that most shrink the interval of a forecast, for a budget",
 }
 
 EXIT_NO = 1

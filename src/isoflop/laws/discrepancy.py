@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+import numpy.typing as npt
 from scipy.linalg import cholesky, solve_triangular
 from scipy.special import stdtrit
 
@@ -31,6 +32,7 @@ STEPS = 15  # of Gauss-Newton in a round
 LONGEST_STEP = 1.5
 SETTLED = 1e-3  # gain in twice the log posterior under which it is at its top
 ANCHOR_SD = 0.2  # of the anchor's log loss: vague
+UNKNOWN_SD = 1.0  # of it before any run: in no unit
 MOST_ROWS = 400  # the work grows as the cube; beyond it every k-th row in order of compute is used
 SHORT = 12  # rows under which the prior speaks louder than the table
 SAME_N = 1e-4  # decades within which two N are one
@@ -85,15 +87,33 @@ class Posterior:
         mean = self.weights @ means
         return mean, np.sqrt(self.weights @ (variances + (means - mean) ** 2))
 
+    def joint(self, n: Array, d: Array, bare: npt.NDArray[np.bool_] | None = None) -> tuple[Array, Array, float]:
+        """What new runs share: mean (m,) and covariance (m, m) of their log losses but for each one's own noise, and
+        the variance of that. Where `bare` (m,) is true the offset that runs of one N share is left out."""
+        features, places = self.form.features(n, d), _places(n, d)
+        if bare is not None:
+            places[2, bare] = np.nan  # equal to no size, nor to itself
+        means, covariances = np.zeros((len(self.members), len(n))), np.zeros((len(n), len(n)))
+        for k, member in enumerate(self.members):
+            means[k], moved, known = self._moved(member, features, places)
+            own = _kernel(places, places, member.sizes, self.prior) - known.T @ known
+            covariances += self.weights[k] * (moved @ member.covariance_pp @ moved.T + member.noise**2 * own)
+        off = means - self.weights @ means
+        noise = float(self.weights @ np.array([member.noise**2 for member in self.members]))
+        return self.weights @ means, covariances + (self.weights * off.T) @ off, noise
+
     def _told(self, member: Member, features: Array, places: Array) -> tuple[Array, Array]:
-        value, jacobian = self.form.evaluate(member.theta_p, features)
-        shared = _kernel(self.places, places, member.sizes, self.prior)
-        known = solve_triangular(member.factor_nn, shared, lower=True)
-        mean = value + known.T @ member.residual_n
-        moved = jacobian - known.T @ member.jacobian_np
+        mean, moved, known = self._moved(member, features, places)
         spread = np.einsum("mp,pq,mq->m", moved, member.covariance_pp, moved)
         own = 1 + member.sizes.variance - (known**2).sum(axis=0)
         return mean, spread + member.noise**2 * own
+
+    def _moved(self, member: Member, features: Array, places: Array) -> tuple[Array, Array, Array]:
+        """Mean (m,), its derivative by the parameters (m, p), and the whitened covariance with fitted rows (n, m)."""
+        value, jacobian = self.form.evaluate(member.theta_p, features)
+        shared = _kernel(self.places, places, member.sizes, self.prior)
+        known = solve_triangular(member.factor_nn, shared, lower=True)
+        return value + known.T @ member.residual_n, jacobian - known.T @ member.jacobian_np, known
 
 
 def posterior(n: Array, d: Array, loss: Array, prior: Prior = PUBLIC) -> Posterior:
@@ -109,12 +129,30 @@ def posterior(n: Array, d: Array, loss: Array, prior: Prior = PUBLIC) -> Posteri
     best = int(loss.argmin())
     form = Anchored(float(np.log(n[best])), float(np.log(d[best])))
     features, places, log_loss = form.features(n, d), _places(n, d), np.log(loss)
-    sizes = [Sizes(*each) for each in product(prior.discrepancies, prior.lengths, prior.offsets, prior.levels)]
     beliefs = _beliefs(float(log_loss[best]), prior)
-    members = tuple(_member(form, features, places, log_loss, size, prior, beliefs) for size in sizes)
+    members = tuple(_member(form, features, places, log_loss, size, prior, beliefs) for size in _sizes(prior))
     evidence = np.array([member.evidence for member in members])
     weights = np.exp(evidence - evidence.max())
     return Posterior(form, prior, places, members, weights / weights.sum(), notes)
+
+
+def unseen(n: float, d: float, prior: Prior = PUBLIC) -> Posterior:
+    """What the prior alone says, its law anchored at a run of N parameters and D tokens. The loss has no unit yet."""
+    form, none = Anchored(float(np.log(n)), float(np.log(d))), np.zeros(0)
+    mean, sd = _beliefs(0.0, prior)
+    sd[0] = UNKNOWN_SD
+    sizes = _sizes(prior)
+    members = tuple(
+        Member(mean, np.diag(sd**2), prior.noise, np.zeros((0, 0)), none, np.zeros((0, len(mean))), size, 0.0)
+        for size in sizes
+    )
+    weights = np.full(len(sizes), 1 / len(sizes))
+    return Posterior(form, prior, np.zeros((3, 0)), members, weights, ("no runs: all is from public tables",))
+
+
+def _sizes(prior: Prior) -> list[Sizes]:
+    """Every combination that is averaged over."""
+    return [Sizes(*each) for each in product(prior.discrepancies, prior.lengths, prior.offsets, prior.levels)]
 
 
 def quantile(level: float) -> float:

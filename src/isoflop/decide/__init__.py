@@ -1,0 +1,1 @@
+"""From laws and costs to a choice. No torch."""
