@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-EXTRAS := train,report,figures,test,lint
+EXTRAS := train,serve,report,figures,test,lint
 
 study: $(STAMP)
 	$(BIN)/isoflop study examples/quickstart.toml

@@ -4,7 +4,8 @@ The order is Transformers': grammar, penalties, temperature, top-k, top-p, min-p
 """
 
 import math
-from typing import Annotated, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import msgspec
 from torch import Tensor
@@ -76,7 +77,7 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     frequency_penalty: float = 0.0
     seed: int | None = None
     logprobs: int | None = None
-    grammar: Annotated[Grammar | None, msgspec.Meta(description="json schema or regular expression")] = None
+    grammar: Grammar | None = None
     max_tokens: int = 256
     stop_tokens: tuple[int, ...] = ()
     ignore_eos: bool = False
@@ -103,7 +104,7 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
 
-_VALID = {
+_VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
     "temperature": (lambda x: 0 <= x <= 100, "from 0 to 100"),
     "top_k": (lambda k: k >= 0, "0 (all) or more"),
     "top_p": (lambda p: 0 < p <= 1, "above 0 and at most 1"),
