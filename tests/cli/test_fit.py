@@ -102,7 +102,7 @@ def test_targets_by_flops(tmp_path, capsys, table):
     one = (path, "--n", "Model Size", "--flops", "FLOP", "--loss", "final", "--bootstrap", 0, "--predict", targets)
     row = fit(capsys, *one)["predictions"][0]
     assert row["d"] == pytest.approx(2e10)
-    assert row["low"] is None and "bootstrap" in row["warning"]
+    assert row["low"] < row["loss"] < row["high"]
 
 
 def run_table(table, **changed):
@@ -148,15 +148,16 @@ def test_a_run_table_of_several_families_is_fitted_one_by_one(tmp_path, capsys, 
 
 
 def test_a_study_and_the_verb_fit_the_same_law(tmp_path, capsys, table):
-    """The study takes runs as independent, and the matmul parameters as N: so must the verb."""
+    """The study takes the runs of a trunk as one cluster, and the matmul parameters as N: so must the verb."""
     from isoflop.laws.fit import fit_document, fit_law
 
     columns = run_table(table, trunk=[f"t{k // 2}" for k in range(18)])
     document = fit(capsys, write(tmp_path / "runs.csv", columns), "--bootstrap", 20)
     rows = columns["n_params_matmul"], columns["tokens"], columns["loss_valid"]
-    expected = fit_document(fit_law(*rows, bootstrap=20, seed=0))
+    expected = fit_document(fit_law(*rows, bootstrap=20, seed=0, clusters=columns["trunk"]))
     assert document["law"] == expected["law"] and document["intervals"] == expected["intervals"]
-    assert document["certificate"]["bootstrap"]["clusters"] is None
+    assert document["certificate"]["bootstrap"]["clusters"] == 9
+    assert "n_params" in [one["choice"] for one in document["certificate"]["sensitivity"]]
     assert document["certificate"]["data_digest"] == expected["certificate"]["data_digest"]
 
 

@@ -1,4 +1,4 @@
-"""Bootstrap, prediction intervals, the hold-out: against published errors and by simulation with known laws."""
+"""Bootstrap and prediction intervals: against published errors and by simulation with known laws."""
 
 from itertools import pairwise
 
@@ -56,7 +56,7 @@ def test_intervals_of_new_runs_hold(ladder):
     hits, widths = [], []
     for seed in range(30):
         runs = ladder(5000 + seed)
-        fit = fit_law(runs.n, runs.d, runs.loss, bootstrap=100, seed=seed, diagnostics=False)
+        fit = fit_law(runs.n, runs.d, runs.loss, bootstrap=0)
         E, A, B, alpha, beta = runs.truth
         n, d = runs.target
         curve = E + A / n**alpha + B / d**beta
@@ -84,31 +84,40 @@ def test_a_seed_gives_the_same_document(ladder):
     target = ([runs.target[0]], [runs.target[1]])
     documents = [fit_document(fit_law(runs.n, runs.d, runs.loss, bootstrap=50, seed=s), target) for s in (1, 1, 2)]
     assert documents[0] == documents[1]
-    assert documents[0]["predictions"] != documents[2]["predictions"]
+    assert documents[0]["intervals"] != documents[2]["intervals"]
+    assert documents[0]["predictions"] == documents[2]["predictions"]
     assert documents[0]["law"] == documents[2]["law"]
 
 
-def test_a_table_that_bends_away_is_found_out_by_its_holdout(ladder):
-    """Dearer runs that went wrong (as when a learning rate is not retuned) widen the interval, and it is said."""
+def test_a_table_that_bends_away_widens_the_interval(ladder):
+    """Dearer runs that went wrong, as when a learning rate is not retuned."""
     runs = ladder(10, rows=25, noise=0.002)
     order = np.argsort(runs.n * runs.d)
     loss = runs.loss.copy()
     loss[order[13:]] *= 1.06
-    straight = fit_law(runs.n, runs.d, runs.loss, bootstrap=50).certificate
-    bent = fit_law(runs.n, runs.d, loss, bootstrap=50).certificate
-    assert bent.holdout.widening > max(1.3, straight.holdout.widening)
-    assert any("held-out dearer runs" in told for told in bent.warnings)
-    assert bent.holdout.folds[0].bias > 0
+    straight, bent = (predict(fit_law(runs.n, runs.d, y, bootstrap=0), *runs.target)[0] for y in (runs.loss, loss))
+    assert np.log(bent.high / bent.low) > 1.5 * np.log(straight.high / straight.low)
 
 
-def test_no_interval_where_nothing_is_left_to_judge_by(ladder):
+def test_few_rows_make_a_wide_forecast_that_says_so(ladder):
     runs = ladder(11, rows=12)
     five = np.array([0, 3, 5, 8, 10])
     fit = fit_law(runs.n[five], runs.d[five], runs.loss[five], bootstrap=20)
     (forecast,) = predict(fit, *runs.target)
-    assert forecast.low is None and forecast.high is None
-    assert "no interval" in forecast.warning
+    assert forecast.status == "weak" and "the law is weak (5 rows for 5 parameters" in forecast.warning
+    assert "mostly those of public tables" in forecast.warning
     assert any("5 rows for 5 parameters" in told for told in fit.certificate.warnings)
+
+
+def test_a_refused_law_gives_no_interval_but_by_force(ladder):
+    runs = ladder(12, rows=24)
+    d = 1e19 / 6 / runs.n
+    fit = fit_law(runs.n, d, runs.loss, bootstrap=0)
+    (forecast,) = predict(fit, *runs.target)
+    assert (forecast.status, forecast.low, forecast.high) == ("refused", None, None)
+    assert forecast.warning.startswith("no interval: the law is refused (one level of compute")
+    (forced,) = predict(fit, *runs.target, force=True)
+    assert forced.low < forced.loss < forced.high and forced.warning.startswith("the law is refused")
 
 
 @pytest.mark.parametrize("name, scale", [("compute", (10, 10)), ("n", (11, 0.1)), ("d", (0.1, 11))])

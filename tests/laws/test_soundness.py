@@ -8,7 +8,7 @@ from isoflop.laws.soundness import duplicates, flops_doubts, soundness
 N = np.geomspace(1e7, 1e9, 20)
 D = np.geomspace(1e9, 1e11, 20)[np.random.default_rng(0).permutation(20)]
 LOSS = 1.7 + 400 / N**0.34 + 1200 / D**0.37
-FINE = {"floor": 1.7, "vanished": [], "parameters": 5, "condition": 40.0, "share": 1.0, "levels": 5}
+FINE = {"floor": 1.7, "vanished": [], "capped": [], "parameters": 5, "condition": 40.0, "share": 1.0, "levels": 5}
 
 
 def test_nothing_wrong_is_sound():
@@ -20,6 +20,7 @@ def test_nothing_wrong_is_sound():
     [
         ({"floor": float(np.sort(LOSS)[2]) * 1.0001}, "weak", "lies above 3 measured losses"),
         ({"vanished": ["A", "alpha"]}, "refused", "A, alpha at zero"),
+        ({"capped": ["alpha at its bound 10"]}, "weak", "alpha at its bound 10"),
         ({"condition": 1e6}, "weak", "condition number 1.0e+06"),
         ({"share": 0.05}, "weak", "only 5% of the starts"),
         ({"levels": 1}, "refused", "one level of compute"),

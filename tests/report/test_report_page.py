@@ -289,7 +289,7 @@ def test_the_documents_of_the_fit_itself(study):
     for value in (certificate.data_digest, certificate.convention, f"{certificate.residual_rms:.6g}"):
         assert value in words
     assert f"{fit.law.alpha:.6g}" in words
-    assert "widening: " in words
+    assert "rank correlation: " in words
 
 
 def test_a_forecast_made_too_late_is_called_so(study):

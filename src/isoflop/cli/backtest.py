@@ -6,8 +6,9 @@ isoflop backtest study/runs.parquet --family dense --json
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from isoflop.cli.columns import add_columns, add_level, read, require_level
 
 if TYPE_CHECKING:
     from isoflop.laws.backtest import Backtest, Errors
@@ -15,23 +16,8 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    parser.add_argument(
-        "runs", type=Path, metavar="RUNS", help="table with a row a run; our own run table needs no columns named"
-    )
-    parser.add_argument("--n", metavar="COL", help="column of N, parameters")
-    parser.add_argument("--d", metavar="COL", help="column of D, training tokens")
-    parser.add_argument("--loss", metavar="COL", help="column of the loss, nats a token (any unit, but one)")
-    parser.add_argument(
-        "--flops",
-        metavar="COL",
-        help="column of training FLOPs: gives D (or N) as FLOPs / (6 N) where only one is named",
-    )
-    parser.add_argument(
-        "--family", metavar="NAME", help="of our own run table: the family to use (needed where there are several)"
-    )
-    parser.add_argument(
-        "--level", type=float, default=0.9, metavar="P", help="probability that an interval should hold (default 0.9)"
-    )
+    add_columns(parser, "use")
+    add_level(parser, 0.9)
     parser.add_argument("--json", action="store_true", help="print the JSON document instead of tables")
 
 
@@ -40,15 +26,14 @@ def run(args: argparse.Namespace) -> int:
     import msgspec
 
     from isoflop.laws.backtest import backtest
-    from isoflop.laws.tables import Columns, read_runs
 
-    if not 0 < args.level < 1:
-        raise ValueError(f"--level {args.level:g}: must lie strictly between 0 and 1, such as 0.9")
-    runs = read_runs(args.runs, Columns(args.n, args.d, args.flops, args.loss), args.family)
+    require_level(args.level)
+    runs = read(args)
     try:
         told = backtest(runs.n, runs.d, runs.loss, args.level)
     except ValueError as mistake:
         raise ValueError(f"{args.runs}: {mistake}") from mistake
+    told = msgspec.structs.replace(told, notes=[*told.notes, *runs.doubts])
     if args.json:
         document = {**msgspec.to_builtins(told), "convention": runs.convention, "excluded": runs.excluded}
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(document)).decode() + "\n")

@@ -14,38 +14,22 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from isoflop.cli.columns import add_columns, add_level, columns, read, require_level
+
 if TYPE_CHECKING:
     from isoflop.laws.formula import Coefficient
-    from isoflop.laws.tables import Columns
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    parser.add_argument(
-        "runs", type=Path, metavar="RUNS", help="table with a row a run; our own run table needs no columns named"
-    )
-    parser.add_argument("--n", metavar="COL", help="column of N, parameters")
-    parser.add_argument("--d", metavar="COL", help="column of D, training tokens")
-    parser.add_argument("--loss", metavar="COL", help="column of the loss, nats a token (any unit, but one)")
-    parser.add_argument(
-        "--flops",
-        metavar="COL",
-        help="column of training FLOPs: gives D (or N) as FLOPs / (6 N) where only one is named",
-    )
-    parser.add_argument(
-        "--family",
-        metavar="NAME",
-        help="of our own run table: the family to fit (needed where there are several)",
-    )
+    add_columns(parser, "fit")
     parser.add_argument(
         "--predict",
         type=Path,
         metavar="TARGETS",
         help="table of runs to forecast, with the same columns of N and D (or FLOPs)",
     )
-    parser.add_argument(
-        "--level", type=float, default=0.8, metavar="P", help="probability that an interval should hold (default 0.8)"
-    )
+    add_level(parser, 0.8)
     parser.add_argument(
         "--delta",
         type=float,
@@ -58,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1000,
         metavar="R",
-        help="resamples behind the intervals (default 1000; 0: no intervals)",
+        help="resamples behind the intervals of parameters (default 1000; 0: none, and no diagnostics)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the resamples (default 0)")
     _add_form_arguments(parser)
@@ -99,8 +83,19 @@ def _add_form_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cluster", metavar="COL", help="rows of one label are drawn together, as one run's checkpoints"
     )
-    parser.add_argument("--weight", metavar="COL", help="how much a row counts")
-    parser.add_argument("--force", action="store_true", help="exit with 0 even where the law is refused")
+    parser.add_argument(
+        "--weight", metavar="COL", help="how much a row counts for the law (forecasts count every row alike)"
+    )
+    parser.add_argument(
+        "--other-n",
+        action="append",
+        default=[],
+        metavar="COL",
+        help="column of N under another convention, whose answer is compared (our own names of them are found)",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="give intervals, and exit with 0, even where the law is refused"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -122,19 +117,13 @@ def run(args: argparse.Namespace) -> int:
     return int(document["certificate"]["status"] == "refused" and not args.force)
 
 
-def _columns(args: argparse.Namespace) -> "Columns":
-    from isoflop.laws.tables import Columns
-
-    return Columns(args.n, args.d, args.flops, args.loss, args.cluster, args.weight)
-
-
 def _law_document(args: argparse.Namespace) -> dict[str, Any]:
     from isoflop.laws.fit import fit_document, fit_law
-    from isoflop.laws.tables import read_runs, read_targets
+    from isoflop.laws.tables import read_targets
 
-    runs = read_runs(args.runs, _columns(args), args.family)
+    runs = read(args)
     # Before the fit, so that a mistake in the targets is told at once.
-    targets = read_targets(args.predict, _of_targets(runs.columns, args.flops)) if args.predict else None
+    targets = read_targets(args.predict, runs.columns) if args.predict else None
     try:
         fit = fit_law(
             runs.n,
@@ -153,7 +142,7 @@ def _law_document(args: argparse.Namespace) -> dict[str, Any]:
         )
     except ValueError as mistake:
         raise ValueError(f"{args.runs}: {mistake}") from mistake
-    return fit_document(fit, targets, args.level)
+    return fit_document(fit, targets, args.level, args.force)
 
 
 def _formula_document(args: argparse.Namespace) -> dict[str, Any]:
@@ -171,7 +160,7 @@ def _formula_document(args: argparse.Namespace) -> dict[str, Any]:
     else:
         formula = user_formula(args.formula, named, settings, args.residual == "log")
     used = {name: named[name] for name in formula.columns if name in named}
-    runs = read_form_runs(args.runs, used, _columns(args), args.family)
+    runs = read_form_runs(args.runs, used, columns(args), args.family)
     targets = read_form_targets(args.predict, used) if args.predict else None
     try:
         fit = fit_formula(
@@ -188,15 +177,16 @@ def _formula_document(args: argparse.Namespace) -> dict[str, Any]:
             convention=runs.convention,
             n_rows=runs.rows,
             excluded=runs.excluded,
+            doubts=runs.doubts,
         )
     except ValueError as mistake:
         raise ValueError(f"{args.runs}: {mistake}") from mistake
     return formula_document(fit, targets, args.level)
 
 
-def _named_columns(args: argparse.Namespace, columns: list[str]) -> dict[str, str]:
+def _named_columns(args: argparse.Namespace, table: list[str]) -> dict[str, str]:
     """What each name in a formula means: the table's own columns, then N, D and C by their flags, then --column."""
-    named = {column: column for column in columns}
+    named = {column: column for column in table}
     named |= {name: column for name, column in (("N", args.n), ("D", args.d), ("C", args.flops)) if column}
     for one in args.column:
         name, separator, column = one.partition("=")
@@ -239,11 +229,10 @@ def _range(text: str, flag: str) -> tuple[str, tuple[float, float]]:
 def _line_document(args: argparse.Namespace) -> dict[str, Any]:
     """Approaches 1 and 2: N* (or D*) as a power of compute."""
     from isoflop.laws.approaches import line_document
-    from isoflop.laws.tables import read_runs
 
     if args.predict:
         raise ValueError("--predict: approaches 1 and 2 give sizes, not losses; leave it out or use --approach 3")
-    runs = read_runs(args.runs, _columns(args), args.family)
+    runs = read(args)
     if args.approach == 1 and runs.clusters is None:
         raise ValueError("--approach 1: needs --cluster COL, the column that says which run a checkpoint is of")
     try:
@@ -253,21 +242,13 @@ def _line_document(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _require(args: argparse.Namespace) -> None:
-    if not 0 < args.level < 1:
-        raise ValueError(f"--level {args.level:g}: must lie strictly between 0 and 1, such as 0.8")
+    require_level(args.level)
     if not 0 < args.delta < float("inf"):
         raise ValueError(f"--delta {args.delta:g}: must be a positive number, such as 1e-3")
     if args.bootstrap < 0:
         raise ValueError(f"--bootstrap {args.bootstrap}: must be 0 (no intervals) or more, such as 1000")
     if args.seed < 0:
         raise ValueError(f"--seed {args.seed}: must be 0 or more")
-
-
-def _of_targets(columns: "Columns", flops: str | None) -> "Columns":
-    """The columns to look for in TARGETS: those of the runs, FLOPs among them if named."""
-    from isoflop.laws.tables import Columns
-
-    return Columns(columns.n, columns.d, flops)
 
 
 def _write(path: Path, text: str) -> None:
@@ -354,14 +335,15 @@ def _prediction_table(predictions: list[dict[str, Any]]) -> Any:
     table = Table(title="loss of a new run", title_justify="left")
     if "columns" in predictions[0]:
         return _form_prediction_table(predictions)
-    for name in ("N", "D", "loss", f"{predictions[0]['level']:.0%} interval", "compute"):
+    for name in ("N", "D", "loss", f"{predictions[0]['level']:.0%} interval", "the law", "compute"):
         table.add_column(name, justify="right")
     table.add_column("warning")
     for row in predictions:
         interval = "none" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
         beyond = f"{row['beyond']['compute']:.3g}x largest"
         table.add_row(
-            f"{row['n']:.4g}", f"{row['d']:.4g}", f"{row['loss']:.4f}", interval, beyond, row["warning"] or ""
+            *(f"{row['n']:.4g}", f"{row['d']:.4g}", f"{row['loss']:.4f}", interval, f"{row['law']:.4f}", beyond),
+            row["warning"] or "",
         )
     return table
 
@@ -369,7 +351,7 @@ def _prediction_table(predictions: list[dict[str, Any]]) -> Any:
 def _form_prediction_table(predictions: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
-    table = Table(title="a new run", title_justify="left")
+    table = Table(title="a new run (interval by bootstrap: it takes the form for true)", title_justify="left")
     for name in (*predictions[0]["columns"], "loss", f"{predictions[0]['level']:.0%} interval"):
         table.add_column(name, justify="right")
     table.add_column("warning")

@@ -11,17 +11,21 @@ import numpy as np
 from isoflop.atomic import write_atomically
 from isoflop.ladder.plan import Plan, PlannedRun
 from isoflop.ladder.study import Study
+from isoflop.laws.backtest import backtest
 from isoflop.laws.fit import Fit, fit_document, fit_law
-from isoflop.laws.optimum import optimal
-from isoflop.laws.prediction import predict
+from isoflop.laws.optimum import Optimum, optimal
+from isoflop.laws.prediction import Prediction, predict
 from isoflop.table import RunRow
 
 CONVENTION = "N: matmul parameters (active, with the output table); D: training tokens; loss: nats a token, validation"
+OTHER_N = ("n_params", "n_params_non_embedding")  # of the run table: the certificate compares what they would say
 BAND_POINTS = 40
+BAND_REACH = 4  # times the largest run
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """A forecast of one held-out run and, once it has run, what came of it."""
+    """A forecast of one held-out run and, once it has run, what came of it. `forecast` is an
+    `isoflop.laws.prediction.Prediction`: without an interval, and with the reason, where the law is refused."""
 
     run: str
     family: str
@@ -45,18 +49,25 @@ def fit_families(study: Study, rows: Sequence[RunRow]) -> dict[str, Fit | str]:
     for family in study.families:
         mine = [row for row in rows if row.role == "fit" and row.family == family and row.status == "done"]
         try:
-            laws[family] = fit_law(
-                [row.n_params_matmul for row in mine],
-                [row.tokens for row in mine],
-                [row.loss_valid or 0.0 for row in mine],
-                delta=study.forecast.delta,
-                bootstrap=study.forecast.bootstrap,
-                seed=min(study.training.seeds),
-                convention=CONVENTION,
-            )
+            laws[family] = _fit(study, mine)
         except ValueError as error:
             laws[family] = str(error)
     return laws
+
+
+def _fit(study: Study, rows: Sequence[RunRow]) -> Fit:
+    """Runs of one trunk share a warm-up and the order of the text, so they are one cluster."""
+    return fit_law(
+        [row.n_params_matmul for row in rows],
+        [row.tokens for row in rows],
+        [row.loss_valid or 0.0 for row in rows],
+        delta=study.forecast.delta,
+        bootstrap=study.forecast.bootstrap,
+        seed=min(study.training.seeds),
+        clusters=[row.trunk for row in rows],
+        convention=CONVENTION,
+        conventions={name: [getattr(row, name) for row in rows] for name in OTHER_N},
+    )
 
 
 def write_laws(study: Study, laws: dict[str, Fit | str], rows: Sequence[RunRow], folder: Path) -> None:
@@ -136,29 +147,47 @@ def _complete(forecast: Measured, row: RunRow | None) -> Measured:
 def _document(study: Study, family: str, fit: Fit | str, rows: Sequence[RunRow]) -> dict[str, Any]:
     if isinstance(fit, str):
         return {"law": None, "why": fit}
-    document = fit_document(fit, level=study.forecast.level)
+    level = study.forecast.level
+    document = fit_document(fit, level=level)
     spent = [row.flops_exact for row in rows if row.family == family and row.role == "fit" and row.status == "done"]
-    document["band"] = _band(fit, min(spent), max(spent), study.forecast.level)
+    document["band"] = _band(fit, min(spent), max(spent), level)
+    document["backtest"] = _backtest(fit, level)
     return document
 
 
-def _band(fit: Fit, least: float, most: float, level: float) -> list[dict[str, float | None]]:
-    """The law along its compute-optimal frontier, at 6 N D equal to the FLOPs, to four times the largest run."""
-    budgets = np.geomspace(least, 4 * most, BAND_POINTS)
-    best = [optimal(fit.law, float(budget)) for budget in budgets]
+def _backtest(fit: Fit, level: float) -> dict[str, Any]:
+    """How forecasts of the dearer runs from the cheaper ones came out, or why none could be made."""
+    try:
+        told: dict[str, Any] = msgspec.to_builtins(backtest(fit.n, fit.d, fit.loss, level))
+    except ValueError as error:
+        return {"why": str(error)}
+    return told
+
+
+def _band(fit: Fit, least: float, most: float, level: float) -> list[dict[str, Any]]:
+    """Forecasts along the law's compute-optimal frontier, at 6 N D equal to the FLOPs; none where it has no optimum."""
+    if min(fit.law.parameters[1:]) <= 0:
+        return []
+    budgets = np.geomspace(least, BAND_REACH * most, BAND_POINTS)
+    best = [optimal(fit.law, float(budget), fit.draws, level) for budget in budgets]
     predictions = predict(fit, [b.n for b in best], [b.d for b in best], level=level)
-    return [
-        {
-            "flops": float(c),
-            "n_params_matmul": b.n,
-            "tokens": b.d,
-            "loss": p.loss,
-            "low": p.low,
-            "high": p.high,
-            "level": level,
-        }
-        for c, b, p in zip(budgets, best, predictions, strict=True)
-    ]
+    return [_band_row(b, p) for b, p in zip(best, predictions, strict=True)]
+
+
+def _band_row(best: Optimum, forecast: Prediction) -> dict[str, Any]:
+    """A point of the frontier: the best N and D with their bootstrap's intervals, the loss with its calibrated one."""
+    ends = best.intervals or {}
+    return {
+        "flops": best.flops,
+        "n_params_matmul": best.n,
+        "n_interval": ends.get("n"),
+        "tokens": best.d,
+        "tokens_interval": ends.get("d"),
+        "loss": forecast.loss,
+        "low": forecast.low,
+        "high": forecast.high,
+        "level": forecast.level,
+    }
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -16,6 +16,7 @@ from isoflop.laws.discrepancy import posterior, require_runs
 from isoflop.laws.fit import fit_law
 from isoflop.laws.forms import Array
 from isoflop.laws.priors import PUBLIC, Prior
+from isoflop.laws.soundness import table_notes
 
 CUTS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # the dearest run over the dearest fitted
 FEWEST = 6  # rows that a hold-out fits
@@ -103,7 +104,7 @@ def backtest(
         folds=list(folds),
         bands=_bands(held),
         pooled=summary(held),
-        notes=list(posterior(n, d, loss, prior).notes),
+        notes=[*posterior(n, d, loss, prior).notes, *table_notes(n, d, loss)],
     )
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from isoflop.laws.discrepancy import Posterior, posterior, quantile, require_runs
 from isoflop.laws.forms import Array
 from isoflop.laws.priors import PUBLIC, Prior
+from isoflop.laws.soundness import table_notes
 
 LEVEL = 0.9
 
@@ -29,7 +30,8 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
-    """Forecasts of new runs, and what they rest on. `notes` say where it is the prior that speaks."""
+    """Forecasts of new runs, and what they rest on. `notes` say where it is the prior that speaks, and what is
+    doubtful about the runs."""
 
     forecasts: list[Forecast]
     rows: int
@@ -64,7 +66,7 @@ def calibrated_prediction(
             for one_n, one_d, middle, low, high, beyond in rows
         ],
         rows=len(n),
-        notes=list(told.notes),
+        notes=[*told.notes, *table_notes(n, d, loss)],
     )
 
 

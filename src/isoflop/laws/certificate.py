@@ -1,14 +1,13 @@
 """What vouches for a fit, and what speaks against it: numbers, and warnings in plain sentences."""
 
 import hashlib
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 
 from isoflop.laws.bootstrap import SAME, Bootstrap
 from isoflop.laws.forms import Array, PowerSum
-from isoflop.laws.holdout import Holdout
 from isoflop.laws.influence import Influence
 from isoflop.laws.profile import Profile
 from isoflop.laws.sensitivity import Alternative, ResidualStructure
@@ -19,7 +18,6 @@ ILL_CONDITIONED = 1e4  # singular values of the Jacobian spread wider than this:
 COLLINEAR = 0.98  # |correlation| of log N and log D over which the two terms can hardly be told apart
 FEW_ROWS_PER_PARAMETER = 2
 SELDOM = 0.01  # share of the replicates below which a parameter's bound is not named
-WIDE = 1.3  # a widening by the hold-out that is worth a word
 MISFIT = 0.05  # residual rms at which the form cannot be said to fit
 OUTLYING = 3.0  # times the residual rms at which a row stands out
 FAR_ROW = 0.03  # residual at which a row is worth a word, whatever the rms
@@ -28,11 +26,13 @@ FAR_COMPUTE = 10.0  # times beyond the largest fitted compute
 FAR_RATIO = 3.0  # times outside the fitted range of D/N
 
 
-class NamedForm(Protocol):
-    """A form whose parameters have names."""
+class NamedForm(Form, Protocol):
+    """A form whose parameters have names, and a scale in which they are published."""
 
     @property
     def parameters(self) -> tuple[str, ...]: ...
+
+    def to_published(self, theta: Array) -> Array: ...
 
 
 class Range(msgspec.Struct, frozen=True):
@@ -56,8 +56,8 @@ class BootstrapSummary(msgspec.Struct, frozen=True, kw_only=True):
     standard_errors: dict[str, float]
 
 
-class Certificate(msgspec.Struct, frozen=True, kw_only=True):
-    """The evidence for a fitted law.
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """The evidence for any fitted form.
 
     `objective` is the sum over rows of Huber_delta(log Lhat - log L). `gradient_norm` is of its gradient per relative
     change of each parameter, without components that push against a bound. `condition_number` is the ratio of the
@@ -77,19 +77,59 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     n_used: int
     excluded: dict[str, int]
     ranges: dict[str, Range]
-    correlation_log_n_log_d: float
-    compute_levels: int
     data_digest: str
     convention: str
     bootstrap: BootstrapSummary | None
-    holdout: Holdout | None
     warnings: list[str]
     status: Status = "sound"  # sound, weak or refused, for `reasons`; see `isoflop.laws.soundness`
     reasons: list[str] = []
-    profile: dict[str, Profile] = {}  # with the four below: empty or None where diagnostics were not asked for
+
+
+class Certificate(Evidence, frozen=True, kw_only=True):
+    """The evidence for L = E + A/N^alpha + B/D^beta."""
+
+    correlation_log_n_log_d: float
+    compute_levels: int
+    profile: dict[str, Profile] = {}  # with the three below: empty or None where diagnostics were not asked for
     influence: Influence | None = None
     sensitivity: list[Alternative] = []
     residual_structure: ResidualStructure | None = None
+
+
+def evidence(
+    form: NamedForm, features: Array, solution: Solution, residuals: Array, delta: float, drawn: Bootstrap | None
+) -> dict[str, Any]:
+    """The fields of `Evidence` that follow from the optimum and its bootstrap."""
+    best = int(solution.objective_S.argmin())
+    theta = solution.theta_Sp[best]
+    touched = bounds_touched(form, theta)
+    free = [k for k in range(form.size) if k not in touched]
+    return {
+        "objective": float(solution.objective_S[best]),
+        "delta": delta,
+        "gradient_norm": float(solution.gradient_norm_S[best]),
+        "n_starts": len(solution.objective_S),
+        "share_of_starts_at_optimum": share_at_optimum(solution),
+        "condition_number": condition_number(form, theta, features, free),
+        "at_bound": [form.parameters[k] for k in touched],
+        "residual_rms": float(np.sqrt((residuals**2).mean())),
+        "n_used": len(residuals),
+        "bootstrap": None if drawn is None else _summary(form, drawn),
+    }
+
+
+def _summary(form: NamedForm, drawn: Bootstrap) -> BootstrapSummary:
+    errors = form.to_published(drawn.theta_Rp).std(axis=0, ddof=1)
+    return BootstrapSummary(
+        n=len(drawn.theta_Rp),
+        seed=drawn.seed,
+        clusters=drawn.clusters,
+        share_unconverged=drawn.unconverged,
+        share_at_bound=drawn.at_bound,
+        checked=drawn.checked,
+        missed_optimum=drawn.missed,
+        standard_errors=dict(zip(form.parameters, errors.tolist(), strict=True)),
+    )
 
 
 def digest(n: Array, d: Array, loss: Array) -> str:
@@ -189,18 +229,6 @@ def bootstrap_warnings(form: NamedForm, drawn: Bootstrap) -> list[str]:
     if drawn.missed:
         told.append(f"{drawn.missed} of {drawn.checked} checked bootstrap replicates had a better optimum elsewhere")
     return told
-
-
-def holdout_warnings(held_out: Holdout) -> list[str]:
-    """Whether dearer runs were further off than the cheaper ones let expect."""
-    if held_out.widening < WIDE:
-        return []
-    worst = max(held_out.folds, key=lambda fold: fold.ratio)
-    side = "above" if worst.bias > 0 else "below"
-    return [
-        f"held-out dearer runs lay {worst.rms:.2%} off ({abs(worst.bias):.2%} {side} on average), more than the "
-        f"cheaper ones claimed: intervals are widened {held_out.widening:.2f} times"
-    ]
 
 
 def correlation_of_logs(n: Array, d: Array) -> float:

@@ -1,7 +1,7 @@
 """Fit a scaling law to a table of runs: the optimum, its bootstrap, its certificate, and the document that holds them.
 
 fit = fit_law(n, d, loss, delta=1e-3, bootstrap=1000, seed=0, clusters=None, convention="...")
-predict(fit, n, d, level=0.8)            isoflop.laws.prediction: loss of a new run, with an interval
+predict(fit, n, d, level=0.8)            isoflop.laws.prediction: loss of a new run, with a calibrated interval
 optimal(fit.law, flops, fit.draws)       isoflop.laws.optimum: compute-optimal N and D
 fit_document(fit, targets=(n, d))        the dict that law.json holds and `isoflop fit --json` prints
 """
@@ -18,9 +18,8 @@ from isoflop.laws import certificate as certify
 from isoflop.laws import influence as influential
 from isoflop.laws import sensitivity as sensitive
 from isoflop.laws.bootstrap import Bootstrap, bootstrap
-from isoflop.laws.certificate import BootstrapSummary, Certificate
+from isoflop.laws.certificate import Certificate
 from isoflop.laws.forms import Array, PowerSum
-from isoflop.laws.holdout import Holdout, hold_out
 from isoflop.laws.optimum import Interval, Law
 from isoflop.laws.profile import profiles
 from isoflop.laws.solver import Problem, Solution, solve
@@ -29,6 +28,44 @@ from isoflop.laws.soundness import soundness
 DELTA = 1e-3  # Hoffmann et al. 2022, appendix D.3
 START_EXPONENTS = (0.1, 0.16, 0.25, 0.4, 0.63, 1.0)  # every pair is a start; published exponents lie well within
 CHECK_EVERY = 5  # of the starts, one in so many checks the bootstrap
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A table in canonical order, so that the order of its file is no matter, not even to the draws."""
+
+    n: Array
+    d: Array
+    loss: Array
+    weight: Array
+    labels: npt.NDArray[np.int64] | None  # of clusters
+    conventions: dict[str, Array]  # other columns of N
+
+    @property
+    def table(self) -> tuple[Array, Array, Array]:
+        return self.n, self.d, self.loss
+
+
+@dataclass(frozen=True)
+class _Optimum:
+    """The problem that rows pose, and its solution."""
+
+    form: PowerSum
+    problem: Problem
+    starts: Array
+    solution: Solution
+
+    @property
+    def theta(self) -> Array:
+        """Internal parameters, (p,)."""
+        best: Array = self.solution.theta_Sp[int(self.solution.objective_S.argmin())]
+        return best
+
+    @property
+    def residuals(self) -> Array:
+        """log L - log Lhat."""
+        told: Array = self.problem.log_loss - np.log(self.form.value(self.theta[None], self.problem.features))[0]
+        return told
 
 
 @dataclass(frozen=True)
@@ -63,7 +100,7 @@ def fit_law(
     warnings: Sequence[str] = (),
     weights: npt.ArrayLike | None = None,
     doubts: Sequence[str] = (),
-    conventions: Mapping[str, Array] | None = None,
+    conventions: Mapping[str, npt.ArrayLike] | None = None,
     diagnostics: bool | None = None,
 ) -> Fit:
     """Fit L = E + A/N^alpha + B/D^beta by the sum of Huber_delta(log Lhat - log L), all parameters at least 0.
@@ -77,52 +114,47 @@ def fit_law(
     """
     n, d, loss = (np.asarray(column, dtype=float) for column in (n, d, loss))
     _require(n, d, loss, delta, bootstrap)
-    order = np.lexsort((loss, d, n))
-    weight = scaled_weights(weights, len(n))[order]
-    conventions = {name: np.asarray(column, float)[order] for name, column in (conventions or {}).items()}
-    labels = None if clusters is None else labels_of(np.asarray(clusters)[order])
-    n, d, loss = n[order], d[order], loss[order]
-
-    form = PowerSum.scaled(n, d, loss)
-    features = form.features(n, d)
-    problem = Problem(form, features, np.log(loss) - form.log_loss0, weight)
-    starts = form.starts(features, problem.log_loss, np.array(START_EXPONENTS))
-    solution = solve(problem, starts, delta)
-    best = int(solution.objective_S.argmin())
-    theta = solution.theta_Sp[best]
-    drawn = _bootstrap(problem, theta, starts[::CHECK_EVERY], delta, bootstrap, seed, labels)
-    held_out = hold_out(n, d, loss, delta, seed) if bootstrap else None
-    certificate = _certificate(problem, (n, d, loss), solution, drawn, held_out, delta, convention)
+    rows = _canonical(n, d, loss, weights, clusters, conventions or {})
+    optimum = _optimum(rows, delta)
+    drawn = _bootstrap(optimum, rows, delta, bootstrap, seed)
+    certificate = _certificate(optimum, rows, drawn, delta)
     if diagnostics or (diagnostics is None and bootstrap):
-        certificate = _diagnosed(certificate, problem, theta, (n, d, loss), delta, labels, conventions)
+        certificate = _diagnosed(certificate, optimum, rows, delta)
     certificate = msgspec.structs.replace(
-        _judged(certificate, form, theta, (n, d, loss), tuple(doubts)),
+        _judged(certificate, optimum, rows, tuple(doubts)),
         n_rows=len(n) if n_rows is None else n_rows,
         excluded=excluded or {},
-        warnings=[*warnings, *certificate.warnings],
+        convention=convention,
     )
+    certificate.warnings[:0] = warnings
+    return _fit(certificate, optimum, rows, drawn, delta)
+
+
+def _fit(certificate: Certificate, optimum: "_Optimum", rows: "_Rows", drawn: Bootstrap | None, delta: float) -> Fit:
+    form = optimum.form
     return Fit(
-        law=_law(form, theta),
+        law=_law(form, optimum.theta),
         certificate=certificate,
-        n=n,
-        d=d,
-        loss=loss,
-        residuals=_residuals(problem, theta),
+        n=rows.n,
+        d=rows.d,
+        loss=rows.loss,
+        residuals=optimum.residuals,
         delta=delta,
         form=form,
-        theta=theta,
+        theta=optimum.theta,
         bootstrap=drawn,
         draws=None if drawn is None else form.to_published(drawn.theta_Rp),
     )
 
 
 def fit_document(
-    fit: Fit, targets: tuple[npt.ArrayLike, npt.ArrayLike] | None = None, level: float = 0.8
+    fit: Fit, targets: tuple[npt.ArrayLike, npt.ArrayLike] | None = None, level: float = 0.8, force: bool = False
 ) -> dict[str, Any]:
-    """The fit as plain JSON values: law, objective, certificate, intervals, predictions (one a target)."""
+    """The fit as plain JSON values: law, objective, certificate, intervals, predictions (one a target; see
+    `isoflop.laws.prediction.predict` for `force`)."""
     from isoflop.laws.prediction import predict
 
-    predictions = [] if targets is None else predict(fit, *targets, level=level)
+    predictions = [] if targets is None else predict(fit, *targets, level=level, force=force)
     return {
         "law": msgspec.to_builtins(fit.law),
         "objective": fit.certificate.objective,
@@ -176,26 +208,44 @@ def scaled_weights(weights: npt.ArrayLike | None, rows: int) -> Array:
     return scaled
 
 
-def _diagnosed(
-    certificate: Certificate,
-    problem: Problem,
-    theta: Array,
-    rows: tuple[Array, Array, Array],
-    delta: float,
-    labels: npt.NDArray[np.int64] | None,
-    conventions: Mapping[str, Array],
-) -> Certificate:
+def _canonical(
+    n: Array,
+    d: Array,
+    loss: Array,
+    weights: npt.ArrayLike | None,
+    clusters: Sequence[Any] | npt.NDArray[Any] | None,
+    conventions: Mapping[str, npt.ArrayLike],
+) -> _Rows:
+    order = np.lexsort((loss, d, n))
+    return _Rows(
+        n=n[order],
+        d=d[order],
+        loss=loss[order],
+        weight=scaled_weights(weights, len(n))[order],
+        labels=None if clusters is None else labels_of(np.asarray(clusters)[order]),
+        conventions={name: np.asarray(column, float)[order] for name, column in conventions.items()},
+    )
+
+
+def _optimum(rows: _Rows, delta: float) -> _Optimum:
+    form = PowerSum.scaled(*rows.table)
+    features = form.features(rows.n, rows.d)
+    problem = Problem(form, features, np.log(rows.loss) - form.log_loss0, rows.weight)
+    starts = form.starts(features, problem.log_loss, np.array(START_EXPONENTS))
+    return _Optimum(form, problem, starts, solve(problem, starts, delta))
+
+
+def _diagnosed(certificate: Certificate, optimum: _Optimum, rows: _Rows, delta: float) -> Certificate:
     """The certificate with profiles, influence, sensitivity and the structure of residuals, and their warnings."""
-    (n, d, _), form = rows, problem.form
-    assert isinstance(form, PowerSum)
+    (n, d, _), form, theta, problem = rows.table, optimum.form, optimum.theta, optimum.problem
     top = float((6 * n * d).max())
-    influence = influential.influence(problem, form, theta, rows, delta, top, labels)
-    others = sensitive.alternatives(form, theta, problem, rows, delta, conventions)
-    structure = sensitive.residual_structure(n, d, _residuals(problem, theta))
+    influence = influential.influence(problem, form, theta, rows.table, delta, top, rows.labels)
+    others = sensitive.alternatives(form, theta, problem, rows.table, delta, rows.conventions)
+    structure = sensitive.residual_structure(n, d, optimum.residuals)
     told = influential.influence_warnings(influence) + sensitive.sensitivity_warnings(influence.answer, others)
     return msgspec.structs.replace(
         certificate,
-        profile=profiles(form, theta, problem, n, d, top, delta, labels),
+        profile=profiles(form, theta, problem, n, d, top, delta, rows.labels),
         influence=influence,
         sensitivity=others,
         residual_structure=structure,
@@ -203,15 +253,16 @@ def _diagnosed(
     )
 
 
-def _judged(
-    certificate: Certificate, form: PowerSum, theta: Array, rows: tuple[Array, Array, Array], doubts: tuple[str, ...]
-) -> Certificate:
+def _judged(certificate: Certificate, optimum: _Optimum, rows: _Rows, doubts: tuple[str, ...]) -> Certificate:
     """The certificate with its status."""
+    form, theta = optimum.form, optimum.theta
     few = [] if certificate.influence is None else influential.deciders(certificate.influence)
+    named = list(zip(form.parameters, theta, form.upper, strict=True))
     found = soundness(
-        *rows,
+        *rows.table,
         floor=float(form.to_published(theta)[0]),
-        vanished=[name for name, value in zip(form.parameters[1:], theta[1:], strict=True) if value <= 0],
+        vanished=[name for name, value, _ in named[1:] if value <= 0],
+        capped=[f"{name} at its bound {value:g}" for name, value, upper in named if value >= upper],
         parameters=form.size,
         condition=certificate.condition_number,
         share=certificate.share_of_starts_at_optimum,
@@ -229,16 +280,11 @@ def labels_of(clusters: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     return np.argsort(np.argsort(first))[inverse].astype(np.int64)
 
 
-def _bootstrap(
-    problem: Problem,
-    theta: Array,
-    starts: Array,
-    delta: float,
-    replicates: int,
-    seed: int,
-    labels: npt.NDArray[np.int64] | None,
-) -> Bootstrap | None:
-    return bootstrap(problem, theta, starts, delta, replicates, seed, labels) if replicates else None
+def _bootstrap(optimum: _Optimum, rows: _Rows, delta: float, replicates: int, seed: int) -> Bootstrap | None:
+    if not replicates:
+        return None
+    starts = optimum.starts[::CHECK_EVERY]
+    return bootstrap(optimum.problem, optimum.theta, starts, delta, replicates, seed, rows.labels)
 
 
 def _law(form: PowerSum, theta: Array) -> Law:
@@ -246,66 +292,21 @@ def _law(form: PowerSum, theta: Array) -> Law:
     return Law(form=form.name, **dict(published))
 
 
-def _residuals(problem: Problem, theta: Array) -> Array:
-    residuals: Array = problem.log_loss - np.log(problem.form.value(theta[None], problem.features))[0]
-    return residuals
-
-
-def _certificate(
-    problem: Problem,
-    rows: tuple[Array, Array, Array],
-    solution: Solution,
-    drawn: Bootstrap | None,
-    held_out: Holdout | None,
-    delta: float,
-    convention: str,
-) -> Certificate:
-    (n, d, loss), form = rows, problem.form
-    assert isinstance(form, PowerSum)
-    best = int(solution.objective_S.argmin())
-    theta = solution.theta_Sp[best]
-    touched = certify.bounds_touched(form, theta)
-    free = [k for k in range(form.size) if k not in touched]
-    condition = certify.condition_number(form, theta, problem.features, free)
-    share = certify.share_at_optimum(solution)
-    told = certify.bound_warnings(form, theta, touched)
-    told += certify.design_warnings(n, d, condition, share)
-    residuals = _residuals(problem, theta)
-    told += certify.residual_warnings(n, d, residuals)
+def _certificate(optimum: _Optimum, rows: _Rows, drawn: Bootstrap | None, delta: float) -> Certificate:
+    (n, d, _), form = rows.table, optimum.form
+    shared = certify.evidence(form, optimum.problem.features, optimum.solution, optimum.residuals, delta, drawn)
+    told = certify.bound_warnings(form, optimum.theta, certify.bounds_touched(form, optimum.theta))
+    told += certify.design_warnings(n, d, shared["condition_number"], shared["share_of_starts_at_optimum"])
+    told += certify.residual_warnings(n, d, optimum.residuals)
     told += [] if drawn is None else certify.bootstrap_warnings(form, drawn)
-    told += [] if held_out is None else certify.holdout_warnings(held_out)
     return Certificate(
-        objective=float(solution.objective_S[best]),
-        delta=delta,
-        gradient_norm=float(solution.gradient_norm_S[best]),
-        n_starts=len(solution.objective_S),
-        share_of_starts_at_optimum=share,
-        condition_number=condition,
-        at_bound=[form.parameters[k] for k in touched],
-        residual_rms=float(np.sqrt((residuals**2).mean())),
+        **shared,
         n_rows=len(n),
-        n_used=len(n),
         excluded={},
         ranges=certify.ranges(n, d),
         correlation_log_n_log_d=certify.correlation_of_logs(n, d),
         compute_levels=certify.compute_levels(n, d),
-        data_digest=certify.digest(n, d, loss),
-        convention=convention,
-        bootstrap=None if drawn is None else _summary(form, drawn),
-        holdout=held_out,
+        data_digest=certify.digest(*rows.table),
+        convention="",
         warnings=told,
-    )
-
-
-def _summary(form: PowerSum, drawn: Bootstrap) -> BootstrapSummary:
-    errors = form.to_published(drawn.theta_Rp).std(axis=0, ddof=1)
-    return BootstrapSummary(
-        n=len(drawn.theta_Rp),
-        seed=drawn.seed,
-        clusters=drawn.clusters,
-        share_unconverged=drawn.unconverged,
-        share_at_bound=drawn.at_bound,
-        checked=drawn.checked,
-        missed_optimum=drawn.missed,
-        standard_errors=dict(zip(form.parameters, errors.tolist(), strict=True)),
     )

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from isoflop.laws import certificate as certify
 from isoflop.laws.bootstrap import Bootstrap, bootstrap
-from isoflop.laws.certificate import MISFIT, BootstrapSummary, Range
+from isoflop.laws.certificate import MISFIT, Evidence, Range
 from isoflop.laws.expression import Evaluator
 from isoflop.laws.expression import names as names_in
 from isoflop.laws.fit import labels_of, scaled_weights
@@ -27,7 +27,7 @@ from isoflop.laws.parse import parse
 from isoflop.laws.profile import Held, Profile, profile, slope_of_pull
 from isoflop.laws.sensitivity import DELTAS, rank_correlation
 from isoflop.laws.solver import Problem, Solution, solve
-from isoflop.laws.soundness import FEW_STARTS, ILL_CONDITIONED, ROWS_PER_PARAMETER, Status
+from isoflop.laws.soundness import FEW_STARTS, ILL_CONDITIONED, ROWS_PER_PARAMETER, Soundness, duplicates, verdict
 
 RESIDUAL_QUANTILES = 64
 TOLD = 5
@@ -42,36 +42,18 @@ class RunInfluence(msgspec.Struct, frozen=True, kw_only=True):
     prediction: float
 
 
-class FormCertificate(msgspec.Struct, frozen=True, kw_only=True):
-    """The evidence for a fitted formula; the fields are those of `isoflop.laws.certificate.Certificate`.
+class FormCertificate(Evidence, frozen=True, kw_only=True):
+    """The evidence for a fitted formula.
 
     Residuals are of the target's logarithm, or of the target itself where the form says so. `profile` is of the
     parameters that are not amplitudes. `influence` lists the runs that move the prediction at the row of least loss
     most. `sensitivity`: the parameters at other deltas.
     """
 
-    objective: float
-    delta: float
-    gradient_norm: float
-    n_starts: int
-    share_of_starts_at_optimum: float
-    condition_number: float | None
-    at_bound: list[str]
-    residual_rms: float
-    n_rows: int
-    n_used: int
-    excluded: dict[str, int]
-    ranges: dict[str, Range]
-    data_digest: str
-    convention: str
-    bootstrap: BootstrapSummary | None
     profile: dict[str, Profile]
     influence: list[RunInfluence]
     sensitivity: dict[str, dict[str, float]]
     residual_correlation: dict[str, float]
-    status: Status
-    reasons: list[str]
-    warnings: list[str]
 
 
 class FormPrediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -309,63 +291,42 @@ def _certificate(
 ) -> FormCertificate:
     form = rows.form
     assert isinstance(form, FormulaForm)
-    best = int(solution.objective_S.argmin())
-    theta = solution.theta_Sp[best]
-    touched = certify.bounds_touched(form, theta)
-    free = [k for k in range(form.size) if k not in touched]
-    condition = certify.condition_number(form, theta, rows.features, free)
-    share = certify.share_at_optimum(solution)
-    constant = [name for name, values in table.items() if np.ptp(values) <= 1e-12 * np.abs(values).max()]
-    rms = float(np.sqrt((residuals**2).mean()))
-    refused = [f"every row has the same {name}: what it does to the loss is not seen" for name in constant]
-    weak = [
-        f"{len(y)} rows for {form.size} parameters" if len(y) < ROWS_PER_PARAMETER * form.size else None,
-        f"condition number {condition:.1e}" if condition is not None and condition > ILL_CONDITIONED else None,
-        f"only {share:.0%} of the starts reached the optimum" if share < FEW_STARTS else None,
-        f"residuals of {rms:.1%}: the form does not fit this table" if form.formula.log and rms > MISFIT else None,
-        *(f"{form.parameters[k]} at its bound {theta[k]:g}" for k in touched),
-    ]
-    doubtful = [one for one in weak if one]
-    status: Status = "refused" if refused else "weak" if doubtful else "sound"
+    shared = certify.evidence(form, rows.features, solution, residuals, delta, drawn)
+    theta = solution.theta_Sp[int(solution.objective_S.argmin())]
     told = [] if drawn is None else certify.bootstrap_warnings(form, drawn)
+    judged = _judged(form, theta, table, y, shared)
     return FormCertificate(
-        objective=float(solution.objective_S[best]),
-        delta=delta,
-        gradient_norm=float(solution.gradient_norm_S[best]),
-        n_starts=len(solution.objective_S),
-        share_of_starts_at_optimum=share,
-        condition_number=condition,
-        at_bound=[form.parameters[k] for k in touched],
-        residual_rms=rms,
+        **shared,
         n_rows=len(y),
-        n_used=len(y),
         excluded={},
         ranges={name: _range(values) for name, values in table.items()},
         data_digest=_digest(table, y),
         convention="",
-        bootstrap=None if drawn is None else _summary(form, drawn),
         profile={} if drawn is None else _profiles(problem, theta, delta, labels),
         influence=[] if drawn is None else _influence(problem, rows, theta, residuals, y, delta),
         sensitivity={} if drawn is None else _sensitivity(problem, theta, delta),
         residual_correlation={name: rank_correlation(values, residuals) for name, values in table.items()},
-        status=status,
-        reasons=refused + doubtful,
-        warnings=[*refused, *doubtful, *told],
+        status=judged.status,
+        reasons=judged.reasons,
+        warnings=[*judged.reasons, *told],
     )
 
 
-def _summary(form: FormulaForm, drawn: Bootstrap) -> BootstrapSummary:
-    errors = form.to_published(drawn.theta_Rp).std(axis=0, ddof=1)
-    return BootstrapSummary(
-        n=len(drawn.theta_Rp),
-        seed=drawn.seed,
-        clusters=drawn.clusters,
-        share_unconverged=drawn.unconverged,
-        share_at_bound=drawn.at_bound,
-        checked=drawn.checked,
-        missed_optimum=drawn.missed,
-        standard_errors=dict(zip(form.parameters, errors.tolist(), strict=True)),
-    )
+def _judged(form: FormulaForm, theta: Array, table: dict[str, Array], y: Array, shared: dict[str, Any]) -> Soundness:
+    """The status of a formula, which knows less of itself than the law of N and D does."""
+    rows, condition, rms = shared["n_used"], shared["condition_number"], shared["residual_rms"]
+    share = shared["share_of_starts_at_optimum"]
+    constant = [name for name, values in table.items() if np.ptp(values) <= 1e-12 * np.abs(values).max()]
+    refused = [f"every row has the same {name}: what it does to the loss is not seen" for name in constant]
+    weak = [
+        f"{rows} rows for {form.size} parameters" if rows < ROWS_PER_PARAMETER * form.size else None,
+        f"condition number {condition:.1e}" if condition is not None and condition > ILL_CONDITIONED else None,
+        f"only {share:.0%} of the starts reached the optimum" if share < FEW_STARTS else None,
+        f"residuals of {rms:.1%}: the form does not fit this table" if form.formula.log and rms > MISFIT else None,
+        duplicates(*table.values(), y),
+        *(f"{form.parameters[k]} at its bound {theta[k]:g}" for k in certify.bounds_touched(form, theta)),
+    ]
+    return verdict(refused, [one for one in weak if one])
 
 
 def _profiles(problem: Problem, theta: Array, delta: float, labels: npt.NDArray[np.int64] | None) -> dict[str, Profile]:

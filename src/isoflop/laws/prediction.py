@@ -1,99 +1,76 @@
-"""What loss a new run will reach: a forecast and an interval meant to hold for the run, not for the curve.
+"""What loss a new run will reach, from a fit: the calibrated forecast, and what the fit's certificate makes of it.
 
-The point is the law itself. The interval is made of
-
-1. the spread of the bootstrap's laws at the target, which grows with the distance from the data;
-2. the noise of one run: the residuals, inflated by sqrt(n / (n - p)) for the parameters that fitted them away;
-3. a widening about the median where the rolling hold-out showed that such spreads were too small
-   (see `isoflop.laws.holdout`).
-
-Every draw is combined with every residual (or 64 quantiles of them) rather than sampled: the result is deterministic,
-and quantiles make it monotone in the level.
+Point and interval are those of `isoflop.laws.calibrated`, made from the fit's own rows; the law's own value stands
+beside them. A law that is refused gets no interval, unless by force.
 """
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from isoflop.laws.certificate import support
+from isoflop.laws.calibrated import Forecast, calibrated_prediction
+from isoflop.laws.certificate import Certificate, support
 from isoflop.laws.fit import Fit
-from isoflop.laws.forms import Array
-
-RESIDUAL_QUANTILES = 64
+from isoflop.laws.soundness import Status
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
-    """The loss expected of a new run with N = `n` and D = `d`.
+    """The loss expected of a new run with N = `n` and D = `d`, which lies in [low, high] with probability `level`.
 
-    `loss` is the law at its optimum; `median` the median of the bootstrap's laws. `low` and `high` are None where no
-    honest interval can be given, and `warning` says why. `beyond`: target over largest fitted compute, N and D.
+    `law` is the fitted law's value. `low` and `high` are None where the law is refused, and `warning` says why.
+    `beyond`: target over largest fitted compute, N and D. `status` is that of the law.
     """
 
     n: float
     d: float
     loss: float
-    median: float | None
+    law: float
     low: float | None
     high: float | None
     level: float
     beyond: dict[str, float]
+    status: Status
     warning: str | None
 
 
-def predict(fit: Fit, n: npt.ArrayLike, d: npt.ArrayLike, level: float = 0.8) -> list[Prediction]:
-    """The loss of new runs at N and D (same length), with intervals that should hold with probability `level`.
+def predict(fit: Fit, n: npt.ArrayLike, d: npt.ArrayLike, level: float = 0.8, force: bool = False) -> list[Prediction]:
+    """The loss of new runs at N and D (same length), with intervals calibrated to hold with probability `level`.
 
-    Raises ValueError for sizes that are not positive and for a level outside (0, 1).
+    `force` gives intervals even where the law is refused. Raises ValueError for sizes that are not positive and for a
+    level outside (0, 1).
     """
     n, d = np.atleast_1d(np.asarray(n, float)), np.atleast_1d(np.asarray(d, float))
     if n.shape != d.shape or n.ndim != 1:
         raise ValueError(f"targets: n and d must be of one length; they have shapes {n.shape} and {d.shape}")
     if not (np.isfinite(n) & np.isfinite(d) & (n > 0) & (d > 0)).all():
         raise ValueError("targets: every n and d must be a positive, finite number")
-    if not 0 < level < 1:
-        raise ValueError(f"level: {level} must lie strictly between 0 and 1, such as 0.8")
-    return [_predict_one(fit, float(one_n), float(one_d), level) for one_n, one_d in zip(n, d, strict=True)]
+    told = calibrated_prediction(fit.n, fit.d, fit.loss, n, d, level)
+    said = _standing(fit.certificate, force)
+    said += [note for note in told.notes if note not in fit.certificate.reasons]
+    return [_prediction(fit, forecast, said, force) for forecast in told.forecasts]
 
 
-def _predict_one(fit: Fit, n: float, d: float, level: float) -> Prediction:
-    times, thin = support(fit.certificate.ranges, n, d)
-    missing = _why_no_interval(fit)
-    loss, median, low, high = float(fit.law.loss(n, d)), None, None, None
-    if missing is None:
-        median, low, high = _interval(fit, n, d, level)
-        low, high = min(low, loss), max(high, loss)
-    warning = "; ".join(filter(None, (missing, thin))) or None
+def _standing(certificate: Certificate, force: bool) -> list[str]:
+    """What a law that is not sound says of its forecasts."""
+    if certificate.status == "sound":
+        return []
+    withheld = certificate.status == "refused" and not force
+    because = "; ".join(certificate.reasons)
+    return [("no interval: " if withheld else "") + f"the law is {certificate.status} ({because})"]
+
+
+def _prediction(fit: Fit, forecast: Forecast, said: list[str], force: bool) -> Prediction:
+    times, thin = support(fit.certificate.ranges, forecast.n, forecast.d)
+    withheld = fit.certificate.status == "refused" and not force
     return Prediction(
-        n=n, d=d, loss=loss, median=median, low=low, high=high, level=level, beyond=times, warning=warning
+        n=forecast.n,
+        d=forecast.d,
+        loss=forecast.loss,
+        law=float(fit.law.loss(forecast.n, forecast.d)),
+        low=None if withheld else forecast.low,
+        high=None if withheld else forecast.high,
+        level=forecast.level,
+        beyond=times,
+        status=fit.certificate.status,
+        warning="; ".join([*said, *filter(None, [thin])]) or None,
     )
-
-
-def _why_no_interval(fit: Fit) -> str | None:
-    spare = len(fit.n) - fit.form.size
-    if spare < 1:
-        return f"no interval: {len(fit.n)} rows leave nothing to judge {fit.form.size} parameters by"
-    if fit.draws is None:
-        return "no interval: fitted without a bootstrap"
-    return None
-
-
-def _interval(fit: Fit, n: float, d: float, level: float) -> tuple[float, float, float]:
-    """The bootstrap's median, and the low and high end for a new run."""
-    assert fit.bootstrap is not None
-    features = fit.form.features(np.array([n]), np.array([d]))
-    log_loss = np.log(fit.form.value(fit.bootstrap.theta_Rp, features))[:, 0] + fit.form.log_loss0
-    spread = (log_loss[:, None] + _noise(fit)).ravel()
-    low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2])
-    median = np.median(log_loss)
-    widening = 1.0 if fit.certificate.holdout is None else fit.certificate.holdout.widening
-    low, high = (median + widening * (end - median) for end in (low, high))
-    return float(np.exp(median)), float(np.exp(low)), float(np.exp(high))
-
-
-def _noise(fit: Fit) -> Array:
-    """Residuals of the log loss as a new run would show them."""
-    residuals, rows = fit.residuals, len(fit.residuals)
-    if rows > RESIDUAL_QUANTILES:
-        residuals = np.quantile(residuals, (np.arange(RESIDUAL_QUANTILES) + 0.5) / RESIDUAL_QUANTILES)
-    inflated: Array = residuals * np.sqrt(rows / (rows - fit.form.size))
-    return inflated

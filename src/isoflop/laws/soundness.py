@@ -35,13 +35,15 @@ def soundness(
     *,
     floor: float,
     vanished: list[str],
+    capped: list[str],
     parameters: int,
     condition: float | None,
     share: float,
     levels: int,
     doubts: tuple[str, ...] = (),
 ) -> Soundness:
-    """Judge a fit. `vanished` names those of A, B, alpha and beta that are zero; `doubts` are the table reader's."""
+    """Judge a fit. `vanished` names those of A, B, alpha and beta that are zero, `capped` says which are at their
+    upper bound; `doubts` are the table reader's."""
     correlation = abs(float(np.corrcoef(np.log(n), np.log(d))[0, 1]))
     refused = [
         f"{', '.join(vanished)} at zero: the law has no compute optimum" if vanished else None,
@@ -60,20 +62,36 @@ def soundness(
         f"condition number {condition:.1e}" if condition is not None and condition > ILL_CONDITIONED else None,
         f"only {share:.0%} of the starts reached the optimum" if share < FEW_STARTS else None,
         duplicates(n, d, loss),
+        *capped,
         *doubts,
     ]
-    hopeless, doubtful = [one for one in refused if one], [one for one in weak if one]
+    return verdict([one for one in refused if one], [one for one in weak if one])
+
+
+def verdict(hopeless: list[str], doubtful: list[str]) -> Soundness:
+    """The status that reasons amount to."""
     status: Status = "refused" if hopeless else "weak" if doubtful else "sound"
     return Soundness(status=status, reasons=hopeless + doubtful)
 
 
-def duplicates(n: Array, d: Array, loss: Array) -> str | None:
+def table_notes(n: Array, d: Array, loss: Array) -> list[str]:
+    """What is doubtful about a table whatever is fitted to it."""
+    told = [duplicates(n, d, loss)]
+    if min(np.ptp(np.log(n)), np.ptp(np.log(d))) > 0:
+        correlation = abs(float(np.corrcoef(np.log(n), np.log(d))[0, 1]))
+        if correlation > COLLINEAR:
+            told.append(f"log N and log D move together (correlation {correlation:.3f}): what each does is a guess")
+    return [one for one in told if one]
+
+
+def duplicates(*columns: Array) -> str | None:
     """A sentence where rows are there twice, loss and all: seeds never repeat a loss to the last digit."""
-    distinct = len(np.unique(np.stack([n, d, loss]), axis=1).T)
-    if distinct == len(n):
+    rows = np.stack(columns)
+    spare = rows.shape[1] - np.unique(rows, axis=1).shape[1]
+    if not spare:
         return None
     return (
-        f"{len(n) - distinct} of {len(n)} rows are exact duplicates, and counted as evidence: "
+        f"{spare} of {rows.shape[1]} rows are exact duplicates, and counted as evidence: "
         "leave them out, or label them with --cluster"
     )
 

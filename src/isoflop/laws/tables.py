@@ -20,6 +20,7 @@ N_MEANING = {
     "n_params_matmul": ", matmul parameters (active, with the output table)",
     "n_params_non_embedding": ", without the input and output tables",
 }
+TRUNK = "trunk"  # runs that branch from one are no more independent than checkpoints of one run
 RUN_TABLE_MARKS = {*RUN_TABLE.values(), "status", "role"}
 STATUSES = {"done", "diverged", "failed"}
 
@@ -43,6 +44,7 @@ class Columns:
     loss: str | None = None
     cluster: str | None = None  # labels of what belongs together, such as the checkpoints of one run
     weight: str | None = None  # how much a row counts
+    others: tuple[str, ...] = ()  # N under other conventions, beside those of our run table
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Runs:
     flops: Array  # of the FLOP column where one is named, otherwise 6 N D
     clusters: list[str] | None = None
     weights: Array | None = None
-    conventions: dict[str, Array] = field(default_factory=dict)  # our run table's other columns of N
+    conventions: dict[str, Array] = field(default_factory=dict)  # other columns of N
     doubts: tuple[str, ...] = ()  # why the columns may not mean what they say
 
 
@@ -74,6 +76,7 @@ class FormRuns:
     excluded: dict[str, int]
     clusters: list[str] | None
     weights: Array | None
+    doubts: tuple[str, ...] = ()
 
 
 def read_table(path: Path) -> Table:
@@ -98,34 +101,65 @@ def read_runs(path: Path, columns: Columns, family: str | None = None) -> Runs:
     """The rows of a table to fit a law to.
 
     Unnamed columns default to those of our run table when the file is one. Rows with a status other than done, and in
-    our run table with a role other than fit, are left out and counted: the rows that a study fits its law to. Of a run
-    table of several families `family` says which; ValueError where it does not, or names none of them.
+    our run table with a role other than fit, are left out and counted: the rows that a study fits its law to. There the
+    runs of one trunk are one cluster. Of a run table of several families `family` says which; ValueError where it does
+    not, or names none of them.
     """
-    table = read_table(path)
-    ours = set(table.columns) >= RUN_TABLE_MARKS
-    columns = _defaults(columns, path) if ours else columns
-    if columns.loss is None:
-        raise ValueError(f"{path}: --loss COL is needed; the table has {_listing(table)}")
-    kept, excluded = _kept(table, ours, _family(table, ours, family))
+    table, columns, kept, excluded = _rows(path, columns, family)
+    assert columns.loss is not None
     n, d = _sizes(table, columns, kept)
     loss = _positive(table, columns.loss, kept)
-    others = {name: name for name in N_MEANING if ours and name in table.columns and name != columns.n}
     flops = 6 * n * d if columns.flops is None else _positive(table, columns.flops, kept)
-    three = columns.flops is not None and columns.n is not None and columns.d is not None
     return Runs(
         n=n,
         d=d,
         loss=loss,
         columns=columns,
-        convention=_convention(columns, ours),
+        convention=_convention(columns, _is_ours(table)),
         rows=table.rows,
         excluded=excluded,
         flops=flops,
         clusters=_clusters(table, columns.cluster, kept),
         weights=None if columns.weight is None else _positive(table, columns.weight, kept),
-        conventions={name: _positive(table, name, kept) for name in others},
-        doubts=flops_doubts(n, d, flops, columns.flops or "") if three else (),
+        conventions={name: _positive(table, name, kept) for name in _others(table, columns)},
+        doubts=_doubts(table, columns, kept),
     )
+
+
+def _rows(
+    path: Path, columns: Columns, family: str | None, sizes: bool = True
+) -> tuple[Table, Columns, list[int], dict[str, int]]:
+    """The table, its columns with our run table's defaults (N and D among them where `sizes`), the rows to use, and how
+    many were left out for what reason."""
+    table = read_table(path)
+    ours = _is_ours(table)
+    if ours:
+        columns = _defaults(table, columns, sizes)
+    if columns.loss is None:
+        raise ValueError(f"{path}: --loss COL is needed; the table has {_listing(table)}")
+    kept, excluded = _kept(table, ours, _family(table, ours, family))
+    if not kept:
+        left_out = ", ".join(f"{count} {reason}" for reason, count in excluded.items())
+        raise ValueError(f"{path}: no rows to use; left out: {left_out}")
+    return table, columns, kept, excluded
+
+
+def _is_ours(table: Table) -> bool:
+    return set(table.columns) >= RUN_TABLE_MARKS
+
+
+def _others(table: Table, columns: Columns) -> list[str]:
+    """N under other conventions: by the names that our run table gives them, and the columns named."""
+    known = [name for name in N_MEANING if name in table.columns]
+    return [name for name in dict.fromkeys([*known, *columns.others]) if name != columns.n]
+
+
+def _doubts(table: Table, columns: Columns, rows: Sequence[int]) -> tuple[str, ...]:
+    """Whether a FLOP column contradicts N and D, where all three are named."""
+    if columns.flops is None or columns.n is None or columns.d is None:
+        return ()
+    n, d, flops = (_positive(table, name, rows) for name in (columns.n, columns.d, columns.flops))
+    return flops_doubts(n, d, flops, columns.flops)
 
 
 def read_form_runs(path: Path, named: Mapping[str, str], columns: Columns, family: str | None = None) -> FormRuns:
@@ -134,21 +168,18 @@ def read_form_runs(path: Path, named: Mapping[str, str], columns: Columns, famil
     Columns of the formula that are not named are looked for under their own names. Zeros and negative numbers are
     numbers here; the formula says what it cannot take.
     """
-    table = read_table(path)
-    ours = set(table.columns) >= RUN_TABLE_MARKS
-    loss = columns.loss or (RUN_TABLE["loss"] if ours else None)
-    if loss is None:
-        raise ValueError(f"{path}: --loss COL is needed; the table has {_listing(table)}")
-    kept, excluded = _kept(table, ours, _family(table, ours, family))
+    table, columns, kept, excluded = _rows(path, columns, family, sizes=False)
+    assert columns.loss is not None
     told = "; ".join(f"{name} is column '{column}'" for name, column in named.items())
     return FormRuns(
         columns={name: _finite(table, column, kept) for name, column in named.items()},
-        loss=_finite(table, loss, kept),
+        loss=_finite(table, columns.loss, kept),
         convention=told,
         rows=table.rows,
         excluded=excluded,
         clusters=_clusters(table, columns.cluster, kept),
         weights=None if columns.weight is None else _positive(table, columns.weight, kept),
+        doubts=_doubts(table, columns, kept),
     )
 
 
@@ -257,12 +288,14 @@ def _kept(table: Table, ours: bool, family: str | None) -> tuple[list[int], dict
     return [row for row, reason in enumerate(reasons) if reason is None], excluded
 
 
-def _defaults(columns: Columns, path: Path) -> Columns:
+def _defaults(table: Table, columns: Columns, sizes: bool) -> Columns:
     """Our own run table's columns, where none are named."""
-    sizes = columns.n, columns.d
-    if columns.flops is None:
-        sizes = columns.n or RUN_TABLE["n"], columns.d or RUN_TABLE["d"]
-    return replace(columns, n=sizes[0], d=sizes[1], loss=columns.loss or RUN_TABLE["loss"])
+    named = replace(columns, loss=columns.loss or RUN_TABLE["loss"])
+    if columns.cluster is None and TRUNK in table.columns:
+        named = replace(named, cluster=TRUNK)
+    if sizes and columns.flops is None:
+        named = replace(named, n=columns.n or RUN_TABLE["n"], d=columns.d or RUN_TABLE["d"])
+    return named
 
 
 def _convention(columns: Columns, ours: bool) -> str:

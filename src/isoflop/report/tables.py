@@ -26,7 +26,6 @@ MEANING = {
     "excluded": "Rows left out of the fit, and why.",
     "correlation_log_n_log_d": "Near 1 or -1, N and D rose together and their effects can hardly be told apart.",
     "compute_levels": "How many levels of compute the runs cover; with one, the fall with compute is not seen.",
-    "holdout": "Laws of the cheaper runs tried on the dearer ones; intervals are widened by how far those were off.",
     "ranges": "What the fitted runs cover; beyond it the law extrapolates.",
     "data_digest": "A digest of the fitted rows: the same digest means the same data.",
     "convention": "What N and the compute count; exponents move with this more than with the method of fitting.",
