@@ -1,8 +1,10 @@
-"""What an architecture costs, exactly: parameters, FLOPs and cache bytes under every convention in use.
+"""What an architecture costs: parameters, FLOPs and cache bytes, exactly; with --hardware, time and memory too.
 
 isoflop cost llama-3.1-8b
 isoflop cost decoder.toml --context 4096
 isoflop cost path/to/hugging-face-model/ --json
+isoflop cost mpt-7b --hardware H100-SXM --devices 64 --micro-batch 8 --recompute full
+isoflop cost llama-3.1-70b --hardware H100-SXM --devices 256 --search
 
 ARCH is the name of a published model, a TOML file, or a Hugging Face directory or config.json.
 """
@@ -13,14 +15,18 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from isoflop.architecture import Decoder
+from isoflop.cli import cost_training
 from isoflop.cli.tables import BYTES as BYTE_UNITS
 from isoflop.cli.tables import COUNTS, new_table, scaled
 from isoflop.cli.tables import FLOPS as FLOP_UNITS
 from isoflop.cost import CONVENTIONS, Cache, Flops, Parameters, PartFlops, cache, flops, flops_by_part, parameters
 from isoflop.cost.cache import BYTES
+from isoflop.cost.training import TrainingEstimate
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+EXIT_NO = 1
 
 # What is counted, in words short enough for a terminal of 80 columns.
 PARAMETERS = {
@@ -61,6 +67,7 @@ class Cost(msgspec.Struct, frozen=True):
     flops: dict[str, Flops]
     flops_by_part: dict[str, dict[str, PartFlops]]
     cache: Cache
+    training: TrainingEstimate | msgspec.UnsetType = msgspec.UNSET
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", type=int, metavar="T", help="tokens in a sequence (default: the longest it takes)")
     parser.add_argument("--cache-dtype", default="bf16", metavar="TYPE", help=f"{', '.join(BYTES)} (default bf16)")
     parser.add_argument("--json", action="store_true", help="print the document instead of tables")
+    cost_training.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,6 +86,11 @@ def run(args: argparse.Namespace) -> int:
     decoder = find_decoder(args.arch)
     context = decoder.max_context if args.context is None else args.context
     cost = cost_of(args.arch, decoder, context, args.cache_dtype)
+    if args.hardware is not None:
+        training = cost_training.training_of(args, decoder, context, *cost_training.hardware_of(args))
+        if training is None:
+            return EXIT_NO
+        cost = msgspec.structs.replace(cost, training=training)
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(cost), indent=2).decode())
     else:
@@ -111,6 +124,10 @@ def _print(cost: Cost, decoder: Decoder) -> None:
     for table in (_parameters_table(cost), _flops_table(cost), _parts_table(cost), _cache_table(cost)):
         console.print(table)
         console.print()
+    if cost.training is not msgspec.UNSET:
+        for table in cost_training.training_tables(cost.training):
+            console.print(table)
+            console.print()
 
 
 def _parameters_table(cost: Cost) -> "Table":

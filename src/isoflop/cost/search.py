@@ -1,0 +1,156 @@
+"""The layout that trains a decoder cheapest on given devices, and what would have to change where none fits."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from isoflop.cost.belief import Belief
+from isoflop.cost.layout import Layout, Recompute, Shard
+from isoflop.cost.memory import training_memory
+from isoflop.cost.step_time import step_seconds
+from isoflop.cost.training import Kernels, Precision, ideal_for, kernel_set
+from isoflop.cost.work import Work
+from isoflop.hardware import GIB, Accelerator
+
+MOST_MICRO_BATCH = 64
+MOST_DEVICES = 2**20
+MOST_ACCUMULATED = 64  # micro-batches that fill a pipeline where no batch is asked for
+
+
+class Question(NamedTuple):
+    """What a layout is sought for. `batch`: sequences of an optimizer step, None where any will do; `micro_batch` and
+    `recompute` None where the search may choose."""
+
+    work: Work
+    hardware: Accelerator
+    devices: int
+    belief: Belief
+    precision: Precision = "bf16"
+    kernels: Kernels = "measured"
+    batch: int | None = None
+    micro_batch: int | None = None
+    recompute: Recompute | None = None
+
+
+class Found(NamedTuple):
+    """A layout, seconds a token on each of its devices, and the bytes it takes."""
+
+    layout: Layout
+    device_seconds_a_token: float
+    bytes: float
+
+
+def cheapest_layout(question: Question) -> Found | None:
+    """The layout of fewest device-seconds a token among those that fit; None where none does."""
+    usable = question.hardware.usable_bytes
+    best: Found | None = None
+    for layout in layouts(question):
+        memory = _bytes(question, layout)
+        if memory > usable:
+            continue
+        found = Found(layout, _device_seconds(question, layout), memory)
+        if best is None or found.device_seconds_a_token < best.device_seconds_a_token:
+            best = found
+    return best
+
+
+def layouts(question: Question) -> Iterator[Layout]:
+    """Every layout worth a look: degrees in powers of two (tensor within a node), as the decoder divides."""
+    work, devices = question.work, question.devices
+    for tensor in _powers(min(question.hardware.node, devices)):
+        if (work.n_heads or tensor) % tensor or work.d_model % tensor or devices % tensor:
+            continue
+        for pipeline in _powers(min(work.n_layers, devices // tensor)):
+            if devices % (tensor * pipeline) == 0:
+                yield from _with_context(question, tensor, pipeline)
+
+
+def _with_context(question: Question, tensor: int, pipeline: int) -> Iterator[Layout]:
+    rest = question.devices // (tensor * pipeline)
+    recomputes: tuple[Recompute, ...] = ("none", "full") if question.recompute is None else (question.recompute,)
+    for context in _powers(rest if question.work.context >= 2 * 8192 else 1):
+        data = rest // context
+        if rest % context or question.work.context % (2 * context) or (question.batch or data) % data:
+            continue
+        for micro_batch in _micro_batches(question, data):
+            accumulate = _accumulated(question, data, micro_batch, pipeline)
+            for shard in _shards(data * context, pipeline):
+                for recompute in recomputes:
+                    yield Layout(
+                        data=data,
+                        tensor=tensor,
+                        pipeline=pipeline,
+                        context=context,
+                        expert=_expert(question.work, data),
+                        shard=shard,
+                        micro_batch=micro_batch,
+                        accumulate=accumulate,
+                        recompute=recompute,
+                    )
+
+
+def _shards(replicas: int, pipeline: int) -> tuple[Shard, ...]:
+    if replicas == 1:
+        return ("none",)
+    return ("optimizer",) if pipeline > 1 else ("none", "optimizer", "parameters")
+
+
+def _expert(work: Work, data: int) -> int:
+    """Experts are spread over as many replicas as divide them."""
+    experts = work.n_experts or 1
+    return max(e for e in _powers(data) if experts % e == 0 and data % e == 0)
+
+
+def _micro_batches(question: Question, data: int) -> list[int]:
+    if question.micro_batch is not None:
+        fits = question.batch is None or question.batch % (data * question.micro_batch) == 0
+        return [question.micro_batch] if fits else []
+    if question.batch is None:
+        return _powers(MOST_MICRO_BATCH)
+    return [b for b in _powers(MOST_MICRO_BATCH) if question.batch % (data * b) == 0]
+
+
+def _accumulated(question: Question, data: int, micro_batch: int, pipeline: int) -> int:
+    if question.batch is not None:
+        return question.batch // (data * micro_batch)
+    return 1 if pipeline == 1 else min(MOST_ACCUMULATED, 8 * pipeline)
+
+
+def _powers(most: int) -> list[int]:
+    return [1 << i for i in range(max(1, most).bit_length())]
+
+
+def _device_seconds(question: Question, layout: Layout) -> float:
+    ideal = ideal_for(question.work, question.hardware, layout, question.precision, question.kernels)
+    seconds = float(step_seconds(ideal, question.belief.efficiency))
+    return seconds * layout.devices / layout.step_tokens(question.work.context)
+
+
+def _bytes(question: Question, layout: Layout) -> float:
+    fused = kernel_set(question.kernels).fused_loss
+    return training_memory(question.work, layout, question.precision, fused).total
+
+
+def smallest_change(question: Question) -> str:
+    """What would make room where no layout fits: more of these devices, a freer choice, or larger devices."""
+    free = question._replace(micro_batch=None, recompute=None, batch=None)
+    least = min(_bytes(free, layout) for layout in layouts(free))
+    changes = []
+    if least <= question.hardware.usable_bytes:
+        layout = min(layouts(free), key=lambda layout: _bytes(free, layout))
+        changes.append(f"micro_batch = {layout.micro_batch} with recompute '{layout.recompute}' would fit")
+    devices = question.devices
+    while devices < MOST_DEVICES and not changes:
+        devices *= 2
+        more = free._replace(devices=devices)
+        if min(_bytes(more, layout) for layout in layouts(more)) <= question.hardware.usable_bytes:
+            changes.append(f"{devices} of them would fit")
+    changes.append(f"or devices with {least / GIB:.0f} GiB free each")
+    return ", ".join(changes)
+
+
+def no_layout(question: Question) -> str:
+    """One line: that nothing fits, and the smallest change that would."""
+    n, name = question.devices, question.hardware.name
+    free = question.hardware.usable_bytes / GIB
+    what = f"{question.work.parameters / 1e9:.3g}B parameters at context {question.work.context}"
+    return f"{what} fit no layout on {n} x {name} ({free:.0f} GiB free each): {smallest_change(question)}"
