@@ -2,6 +2,7 @@
 head, D d_head."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from isoflop import architecture
 from isoflop.model.kernels.attention import attention as causal_attention
+from isoflop.model.kernels.plain import Options
 from isoflop.model.linear import Linear
 from isoflop.model.norm import build_norm
 from isoflop.model.place import Place, alibi_slopes
@@ -38,6 +40,32 @@ class KeyValues:
         self.values[:, at_T] = v_BTKD[:, first:].to(self.values.dtype)
         self.length += n_new
 
+    def attend(self, q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, options: Options) -> Tensor:
+        """Keep the new tokens' keys and values, and mix all that the new tokens may see, [B, T, H, D]."""
+        k_BSKD, v_BSKD, n_past, window = self._with_past(k_BTKD, v_BTKD, options)
+        o = options
+        return causal_attention(
+            q_BTHD, k_BSKD, v_BSKD, o.scale, n_past, window, o.chunk, o.softcap, o.slopes_H, o.sinks_H
+        )
+
+    def _with_past(self, k_BTKD: Tensor, v_BTKD: Tensor, o: Options) -> tuple[Tensor, Tensor, int, int | None]:
+        """Keys and values of all that the new tokens may see, how many of them are past, and the window that is left to
+        apply. Once a window has wrapped, its cache holds just what a single new token sees, in an order that is no
+        matter unless distances count."""
+        n_new, n_past = k_BTKD.shape[1], self.length
+        if n_past + n_new <= self.keys.shape[1]:
+            self.append(k_BTKD, v_BTKD)
+            return *self.last(self.length, k_BTKD.dtype), n_past, o.window
+        if n_new == 1 and o.window is not None and o.slopes_H is None:
+            self.append(k_BTKD, v_BTKD)
+            return self.keys.to(k_BTKD.dtype), self.values.to(k_BTKD.dtype), o.window - 1, None
+        assert o.window is not None or o.chunk is not None, f"the cache holds {self.keys.shape[1]} tokens"
+        reach = n_past % o.chunk if o.chunk is not None else min(n_past, (o.window or 0) - 1)
+        past_k_BSKD, past_v_BSKD = self.last(reach, k_BTKD.dtype)
+        k_BSKD, v_BSKD = torch.cat((past_k_BSKD, k_BTKD), dim=1), torch.cat((past_v_BSKD, v_BTKD), dim=1)
+        self.append(k_BTKD, v_BTKD)
+        return k_BSKD, v_BSKD, reach, o.window
+
     def last(self, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Keys and values of the last n tokens, in order, [B, n, K, D]."""
         capacity = self.keys.shape[1]
@@ -46,6 +74,14 @@ class KeyValues:
             return self.keys[:, start : start + n].to(dtype), self.values[:, start : start + n].to(dtype)
         at_S = torch.arange(start, start + n, device=self.keys.device) % capacity
         return self.keys[:, at_S].to(dtype), self.values[:, at_S].to(dtype)
+
+
+class Attended(Protocol):
+    """What attention asks of its past: KeyValues, or an engine's pages."""
+
+    def attend(self, q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, options: Options) -> Tensor:
+        """Keep the new tokens' keys and values, and mix all that the new tokens may see, [B, T, H, D]."""
+        ...
 
 
 class Attention(nn.Module):
@@ -69,23 +105,14 @@ class Attention(nn.Module):
         slopes = None if alibi is None else alibi_slopes(alibi, m.n_heads)
         self.register_buffer("slopes", slopes, persistent=False)
 
-    def forward(self, x_BTM: Tensor, place: Place, state: KeyValues | None = None) -> Tensor:
+    def forward(self, x_BTM: Tensor, place: Place, state: Attended | None = None) -> Tensor:
         q_BTHD, k_BTKD, v_BTKD = self._project(x_BTM, place)
-        n_past, window = 0, self.mixer.window
-        if state is not None:
-            k_BTKD, v_BTKD, n_past, window = self._with_past(state, k_BTKD, v_BTKD)
-        mixed_BTHD = causal_attention(
-            q_BTHD,
-            k_BTKD,
-            v_BTKD,
-            self.scale,
-            n_past,
-            window,
-            self.mixer.chunk,
-            self.mixer.softcap,
-            self.slopes,
-            self.sinks,
-        )
+        m = self.mixer
+        options = Options(self.scale, 0, m.window, m.chunk, m.softcap, self.slopes, self.sinks)
+        if state is None:
+            mixed_BTHD = causal_attention(q_BTHD, k_BTKD, v_BTKD, *options.tuple())
+        else:
+            mixed_BTHD = state.attend(q_BTHD, k_BTKD, v_BTKD, options)
         return self.out(mixed_BTHD.flatten(2))
 
     def new_state(self, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> KeyValues:
@@ -129,24 +156,6 @@ class Attention(nn.Module):
         t = self.mixer.temperature
         if t is None:
             return q_BTHD
-        position_T = torch.arange(place.start, place.start + q_BTHD.shape[1], device=q_BTHD.device).float()
+        position_T = place.positions(q_BTHD.shape[1], q_BTHD.device).float()
         factor_T = 1 + t.coef * torch.log1p(torch.floor((position_T + 1) / t.period))
         return q_BTHD * factor_T[:, None, None].to(q_BTHD.dtype)
-
-    def _with_past(self, state: KeyValues, k_BTKD: Tensor, v_BTKD: Tensor) -> tuple[Tensor, Tensor, int, int | None]:
-        """Keys and values of all that the new tokens may see, how many of them are past, and the window that is left to
-        apply. Once a window has wrapped, its cache holds just what a single new token sees, in an order that is no
-        matter unless distances count."""
-        m, n_new, n_past = self.mixer, k_BTKD.shape[1], state.length
-        if n_past + n_new <= state.keys.shape[1]:
-            state.append(k_BTKD, v_BTKD)
-            return *state.last(state.length, k_BTKD.dtype), n_past, m.window
-        if n_new == 1 and m.window is not None and self.slopes is None:
-            state.append(k_BTKD, v_BTKD)
-            return state.keys.to(k_BTKD.dtype), state.values.to(k_BTKD.dtype), m.window - 1, None
-        assert m.window is not None or m.chunk is not None, f"the cache holds {state.keys.shape[1]} tokens"
-        reach = n_past % m.chunk if m.chunk is not None else min(n_past, (m.window or 0) - 1)
-        past_k_BSKD, past_v_BSKD = state.last(reach, k_BTKD.dtype)
-        k_BSKD, v_BSKD = torch.cat((past_k_BSKD, k_BTKD), dim=1), torch.cat((past_v_BSKD, v_BTKD), dim=1)
-        state.append(k_BTKD, v_BTKD)
-        return k_BSKD, v_BSKD, reach, m.window

@@ -1,5 +1,6 @@
 """The whole decoder. B batch, T position, M d_model, V vocabulary."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from isoflop.model.experts import MixtureOfExperts
 from isoflop.model.layer import LayerModel
 from isoflop.model.linear import Linear
 from isoflop.model.norm import build_norm
+from isoflop.model.packed import Packed
 from isoflop.model.place import Place, sinusoids
 from isoflop.model.rope import RopeTables
 from isoflop.model.routing import RouterStats
@@ -52,8 +54,7 @@ class DecoderModel(nn.Module):
         self.embedding_norm = build_norm(decoder.norm, decoder.d_model) if decoder.embedding_norm else None
         self.layers = nn.ModuleList(LayerModel(layer, decoder) for layer in decoder.layers)
         self.norm = build_norm(decoder.norm, decoder.d_model) if decoder.final_norm else None
-        if not decoder.tie_embeddings:
-            self.head = Linear(decoder.d_model, decoder.vocab_size)
+        self.head = None if decoder.tie_embeddings else Linear(decoder.d_model, decoder.vocab_size)
         self.head_bias = nn.Parameter(torch.empty(decoder.vocab_size)) if decoder.head_bias else None
         turns = [_turns_of(layer.mixer, decoder) for layer in decoder.layers]
         distinct = list(dict.fromkeys(turn for turn in turns if turn is not None))
@@ -82,35 +83,64 @@ class DecoderModel(nn.Module):
         return Losses(nats + self._router_loss(router), nats, router)
 
     def _logits(self, tokens_BT: Tensor, state: DecodeState | None = None) -> tuple[Tensor, tuple[RouterStats, ...]]:
-        d, start = self.decoder, 0 if state is None else state.length
-        x_BTM = self._embed(tokens_BT, start)
-        places = [Place(start, *rope(start, tokens_BT.shape[1])) for rope in self.ropes]
-        router = []
-        for i, (layer, rope) in enumerate(zip(self.layers, self._rope_of_layer, strict=True)):
-            place = Place(start) if rope is None else places[rope]
-            x_BTM, stats = layer(x_BTM, place, None if state is None else state.layers[i])
-            router += [stats] if stats is not None else []
+        start = 0 if state is None else state.length
+        turns = [rope(start, tokens_BT.shape[1]) for rope in self.ropes]
+        x_BTM, router = self._stream(tokens_BT, Place(start), turns, None if state is None else state.layers)
         if state is not None:
             state.length += tokens_BT.shape[1]
-        x_BTM = x_BTM if self.norm is None else self.norm(x_BTM)
-        table = self.embedding if d.tie_embeddings else self.head.weight
-        return self._cap(F.linear(x_BTM, table.to(self.dtype)).float()), tuple(router)
+        return self._read(x_BTM), router
 
-    def _embed(self, tokens_BT: Tensor, start: int) -> Tensor:
-        d, end = self.decoder, start + tokens_BT.shape[1]
-        x_BTM = F.embedding(tokens_BT, self.embedding).to(self.dtype) * d.embedding_multiplier
+    def packed(self, packed: Packed) -> Tensor:
+        """Logits [R, V], float32, of the wanted rows of tokens of several sequences; moves their states on in place."""
+        place = Place(0, positions_T=packed.positions_T)
+        x_1TM, _ = self._stream(packed.tokens_T[None], place, packed.turns, packed.layers)
+        x_TM = x_1TM[0]
+        return self._read(x_TM if packed.wanted_R is None else x_TM.index_select(0, packed.wanted_R))
+
+    def _stream(
+        self, tokens_BT: Tensor, place: Place, turns: Sequence[tuple[Tensor, Tensor]], states: Sequence[Any] | None
+    ) -> tuple[Tensor, tuple[RouterStats, ...]]:
+        """What leaves the last layer."""
+        x_BTM, router = self._embed(tokens_BT, place), []
+        places = [place._replace(cos_TC=cos_TC, sin_TC=sin_TC) for cos_TC, sin_TC in turns]
+        for i, (layer, rope) in enumerate(zip(self.layers, self._rope_of_layer, strict=True)):
+            of_layer = place if rope is None else places[rope]
+            x_BTM, stats = layer(x_BTM, of_layer, None if states is None else states[i])
+            router += [stats] if stats is not None else []
+        return x_BTM, tuple(router)
+
+    def _read(self, x_BTM: Tensor) -> Tensor:
+        """Logits. A tied table may be read through a `head` of its own, as where only the copy that multiplies is
+        quantized."""
+        x_BTM = x_BTM if self.norm is None else self.norm(x_BTM)
+        if self.head is None:
+            return self._cap(F.linear(x_BTM, self.embedding.to(self.dtype)).float())
+        return self._cap(self.head(x_BTM).float())
+
+    def _embed(self, tokens_BT: Tensor, place: Place) -> Tensor:
+        d, n_tokens = self.decoder, tokens_BT.shape[1]
+        x_BTM = F.embedding(tokens_BT, self.embedding).to(self.dtype)
+        if d.embedding_multiplier != 1:
+            x_BTM = x_BTM * d.embedding_multiplier
         if isinstance(d.position, architecture.Learned):
-            if end > d.max_context:
-                raise ValueError(f"{end} tokens exceed the {d.max_context} learned positions")
-            x_BTM = x_BTM + self.positions[start:end].to(self.dtype)
+            x_BTM = x_BTM + self._learned(place, n_tokens).to(self.dtype)
         if isinstance(d.position, architecture.Sinusoidal):
-            x_BTM = x_BTM + sinusoids(d.position, start, end - start, d.d_model).to(x_BTM)
+            x_BTM = x_BTM + sinusoids(d.position, place.positions(n_tokens, x_BTM.device), d.d_model).to(x_BTM)
         return x_BTM if self.embedding_norm is None else self.embedding_norm(x_BTM)
+
+    def _learned(self, place: Place, n_tokens: int) -> Tensor:
+        if place.positions_T is not None:
+            return self.positions.index_select(0, place.positions_T)
+        end = place.start + n_tokens
+        if end > self.decoder.max_context:
+            raise ValueError(f"{end} tokens exceed the {self.decoder.max_context} learned positions")
+        return self.positions[place.start : end]
 
     def _cap(self, logits_BTV: Tensor) -> Tensor:
         if self.head_bias is not None:
             logits_BTV = logits_BTV + self.head_bias
-        logits_BTV = logits_BTV * self.decoder.logit_multiplier
+        if self.decoder.logit_multiplier != 1:
+            logits_BTV = logits_BTV * self.decoder.logit_multiplier
         cap = self.decoder.logit_softcap
         return logits_BTV if cap is None else cap * torch.tanh(logits_BTV / cap)
 

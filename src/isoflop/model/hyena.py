@@ -14,6 +14,7 @@ from isoflop import architecture
 from isoflop.model.convolution import CausalConvolution
 from isoflop.model.linear import Linear
 from isoflop.model.long_convolution import causal_convolution
+from isoflop.model.packed import Whole
 from isoflop.model.place import Place
 
 # Of the authors' published code: windows fall to a hundredth after this share of max_context, the first channel's
@@ -34,7 +35,7 @@ class Filters(NamedTuple):
 
 
 @dataclass
-class HyenaState:
+class HyenaState(Whole):
     """What decoding keeps: the last K inputs of the short convolution, [B, K, C]; all inputs of each long one,
     [B, N, M, L], of which `length` are filled; and the filters, made once."""
 
@@ -69,9 +70,14 @@ class Hyena(nn.Module):
 
     def forward(self, x_BTM: Tensor, place: Place, state: HyenaState | None = None) -> Tensor:
         """Raises ValueError where the sequence is longer than the filters, max_context."""
-        n_new = x_BTM.shape[1]
+        inner_BTC = self.inner(x_BTM)
+        return self.out(self._mix(inner_BTC, None) if state is None else state.mix(self._mix, inner_BTC))
+
+    def _mix(self, inner_BTC: Tensor, state: HyenaState | None) -> Tensor:
+        """All that runs along a sequence, [B, T, M]; `state` moves on in place."""
+        n_new = inner_BTC.shape[1]
         taps_NMT = self._taps(n_new, state)
-        projected_BTC = self.short(self.inner(x_BTM), None if state is None else state.window)
+        projected_BTC = self.short(inner_BTC, None if state is None else state.window)
         z_BMT, *gates = projected_BTC.transpose(1, 2).chunk(self.mixer.order + 1, dim=1)
         for n, (gate_BMT, taps_MT) in enumerate(zip(gates, taps_NMT, strict=True)):
             seen_BMS = z_BMT if state is None else state.append(n, z_BMT)
@@ -82,16 +88,20 @@ class Hyena(nn.Module):
                 z_BMT = gate_BMT * causal_convolution(seen_BMS, taps_MT, n_last=n_new)
         if state is not None:
             state.length += n_new
-        return self.out(z_BMT.transpose(1, 2))
+        return z_BMT.transpose(1, 2)
 
     def new_state(self, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> HyenaState:
         """An empty cache for `capacity` tokens; the filters are those of the weights as they are now."""
-        m, d_model = self.mixer, self.out.weight.shape[0]
+        m, d_model = self.mixer, self.filters.skip.shape[1]
         window = torch.zeros(batch, m.d_conv, (m.order + 1) * d_model, dtype=dtype, device=device)
         inputs = torch.zeros(batch, m.order, d_model, capacity, dtype=dtype, device=device)
+        return HyenaState(window, inputs, self.made_filters(min(capacity, self.filters.max_context)))
+
+    def made_filters(self, length: int) -> Filters:
+        """The filters' first taps, of the weights as they are now."""
         with torch.no_grad():
-            taps_NML = self.filters(min(capacity, self.filters.max_context))
-            return HyenaState(window, inputs, Filters(taps_NML, taps_NML.flip(-1)))
+            taps_NML = self.filters(length)
+            return Filters(taps_NML, taps_NML.flip(-1))
 
     def _taps(self, n_new: int, state: HyenaState | None) -> Tensor:
         end = n_new if state is None else state.length + n_new

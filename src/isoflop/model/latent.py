@@ -2,6 +2,7 @@
 V d_value."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,13 @@ class Latents:
     latents: Tensor
     length: int = 0
 
+    def attend(self, module: "LatentAttention", q_BTHD: Tensor, latent_BTL: Tensor) -> Tensor:
+        """Keep the new tokens' latents, and mix all that the new tokens may see, [B, T, H, V]."""
+        if self.length == 0:
+            self.append(latent_BTL)
+            return module.expanded(q_BTHD, *module.parts(latent_BTL))
+        return module.absorbed(q_BTHD, self.append(latent_BTL))
+
     def append(self, latent_BTL: Tensor) -> Tensor:
         """Write the next T tokens and return all, [B, length, R + P]."""
         end = self.length + latent_BTL.shape[1]
@@ -28,6 +36,14 @@ class Latents:
         self.latents[:, self.length : end] = latent_BTL.to(self.latents.dtype)
         self.length = end
         return self.latents[:, :end].to(latent_BTL.dtype)
+
+
+class LatentsAttended(Protocol):
+    """What latent attention asks of its past: Latents, or an engine's pages."""
+
+    def attend(self, module: "LatentAttention", q_BTHD: Tensor, latent_BTL: Tensor) -> Tensor:
+        """Keep the new tokens' latents, and mix all that the new tokens may see, [B, T, H, V]."""
+        ...
 
 
 class LatentAttention(nn.Module):
@@ -55,14 +71,12 @@ class LatentAttention(nn.Module):
         self.kv_up = Linear(m.kv_rank, m.n_heads * (m.d_nope + m.d_value))
         self.out = Linear(m.n_heads * m.d_value, d_model, m.bias)
 
-    def forward(self, x_BTM: Tensor, place: Place, state: Latents | None = None) -> Tensor:
+    def forward(self, x_BTM: Tensor, place: Place, state: LatentsAttended | None = None) -> Tensor:
         q_BTHD, latent_BTR, key_BTP = self._project(x_BTM, place)
-        if state is None or state.length == 0:
-            mixed_BTHV = self._expanded(q_BTHD, latent_BTR, key_BTP)
-            if state is not None:
-                state.append(torch.cat((latent_BTR, key_BTP), dim=-1))
+        if state is None:
+            mixed_BTHV = self.expanded(q_BTHD, latent_BTR, key_BTP)
         else:
-            mixed_BTHV = self._absorbed(q_BTHD, state.append(torch.cat((latent_BTR, key_BTP), dim=-1)))
+            mixed_BTHV = state.attend(self, q_BTHD, torch.cat((latent_BTR, key_BTP), dim=-1))
         return self.out(mixed_BTHV.flatten(2))
 
     def new_state(self, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> Latents:
@@ -81,20 +95,39 @@ class LatentAttention(nn.Module):
             key_BTP = rotate(key_BTP[:, :, None], place.cos_TC, place.sin_TC, self.rope.layout)[:, :, 0]
         return q_BTHD, self.kv_norm(latent_BTR), key_BTP
 
-    def _expanded(self, q_BTHD: Tensor, latent_BTR: Tensor, key_BTP: Tensor) -> Tensor:
+    def expanded(self, q_BTHD: Tensor, latent_BTR: Tensor, key_BTP: Tensor) -> Tensor:
+        """What tokens without a past mix, [B, T, H, V]."""
         m = self.mixer
         up_BTHX = self.kv_up(latent_BTR).unflatten(-1, (m.n_heads, -1))
         key_BTHN, value_BTHV = up_BTHX.split((m.d_nope, m.d_value), dim=-1)
         key_BTHP = key_BTP[:, :, None].expand(-1, -1, m.n_heads, -1)
         return causal_attention(q_BTHD, torch.cat((key_BTHN, key_BTHP), dim=-1), value_BTHV, self.scale)
 
-    def _absorbed(self, q_BTHD: Tensor, past_BSL: Tensor) -> Tensor:
+    def parts(self, latent_BTL: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents [B, T, R] and rotated keys [B, T, P], of what is kept."""
+        latent_BTR, key_BTP = latent_BTL.split((self.mixer.kv_rank, self.mixer.d_rope), dim=-1)
+        return latent_BTR, key_BTP
+
+    def absorbed(self, q_BTHD: Tensor, past_BSL: Tensor) -> Tensor:
+        """What the last T of S tokens mix of all, [B, T, H, V]."""
+        past_BS1L, n_past = past_BSL[:, :, None], past_BSL.shape[1] - q_BTHD.shape[1]
+        q_BTHL, values_BS1R = self.into_latents(q_BTHD), past_BS1L[..., : self.mixer.kv_rank]
+        return self.out_of_latents(causal_attention(q_BTHL, past_BS1L, values_BS1R, self.scale, start=n_past))
+
+    def into_latents(self, q_BTHD: Tensor) -> Tensor:
+        """Queries that meet latents as they are, [B, T, H, R + P]."""
+        q_nope_BTHN, q_rope_BTHP = q_BTHD.split((self.mixer.d_nope, self.mixer.d_rope), dim=-1)
+        key_HNR = self._up(q_BTHD.dtype)[0]
+        return torch.cat((torch.einsum("bthn,hnr->bthr", q_nope_BTHN, key_HNR), q_rope_BTHP), dim=-1)
+
+    def out_of_latents(self, mixed_BTHR: Tensor) -> Tensor:
+        """Values of mixed latents, [B, T, H, V]."""
+        return torch.einsum("bthr,hvr->bthv", mixed_BTHR, self._up(mixed_BTHR.dtype)[1])
+
+    def _up(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """What makes keys [H, N, R] and values [H, V, R] of latents."""
         m = self.mixer
-        up_HXR = self.kv_up.weight.to(q_BTHD.dtype).unflatten(0, (m.n_heads, -1))
-        key_HNR, value_HVR = up_HXR.split((m.d_nope, m.d_value), dim=1)
-        q_nope_BTHN, q_rope_BTHP = q_BTHD.split((m.d_nope, m.d_rope), dim=-1)
-        q_BTHL = torch.cat((torch.einsum("bthn,hnr->bthr", q_nope_BTHN, key_HNR), q_rope_BTHP), dim=-1)
-        past_BS1L = past_BSL[:, :, None]
-        n_past = past_BSL.shape[1] - q_BTHD.shape[1]
-        mixed_BTHR = causal_attention(q_BTHL, past_BS1L, past_BS1L[..., : m.kv_rank], self.scale, start=n_past)
-        return torch.einsum("bthr,hvr->bthv", mixed_BTHR, value_HVR)
+        key_HNR, value_HVR = (
+            self.kv_up.dense_weight(dtype).unflatten(0, (m.n_heads, -1)).split((m.d_nope, m.d_value), dim=1)
+        )
+        return key_HNR, value_HVR

@@ -30,6 +30,10 @@ class Linear(nn.Module):
             bias = bias.to(x.dtype)
         return linear(x, weight, bias)
 
+    def dense_weight(self, dtype: torch.dtype) -> Tensor:
+        """The weight, [d_out, d_in], as the product reads it."""
+        return self.weight.to(dtype)
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., d_in] @ weight [d_out, d_in].T + bias [d_out]."""

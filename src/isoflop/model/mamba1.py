@@ -12,12 +12,13 @@ from isoflop.model.convolution import CausalConvolution
 from isoflop.model.linear import Linear
 from isoflop.model.mamba2 import first_dt_bias
 from isoflop.model.norm import RmsNorm
+from isoflop.model.packed import Whole
 from isoflop.model.place import Place
 from isoflop.model.scan import selective_scan
 
 
 @dataclass
-class Mamba1State:
+class Mamba1State(Whole):
     """What the past leaves: the convolution's last inputs [B, K, I], and the sum of what was written [B, I, N]."""
 
     window: Tensor
@@ -43,7 +44,12 @@ class Mamba1(nn.Module):
             self.dt_norm, self.b_norm, self.c_norm = (RmsNorm(norm, d) for d in (m.dt_rank, m.d_state, m.d_state))
 
     def forward(self, x_BTM: Tensor, place: Place, state: Mamba1State | None = None) -> Tensor:
-        x_BTI, z_BTI = self.xz(x_BTM).chunk(2, dim=-1)
+        xz_BTC = self.xz(x_BTM)
+        return self.out(self._mix(xz_BTC, None) if state is None else state.mix(self._mix, xz_BTC))
+
+    def _mix(self, xz_BTC: Tensor, state: Mamba1State | None) -> Tensor:
+        """All that runs along a sequence, [B, T, I]; `state` moves on in place."""
+        x_BTI, z_BTI = xz_BTC.chunk(2, dim=-1)
         x_BTI = F.silu(self.convolution(x_BTI, state and state.window))
         dt_BTI, b_BTN, c_BTN = self._steps_and_maps(x_BTI)
         y_BTI, written = selective_scan(
@@ -52,7 +58,7 @@ class Mamba1(nn.Module):
         if state is not None:
             state.written.copy_(written.detach())
         y_BTI = torch.addcmul(y_BTI, x_BTI, self.D).to(x_BTI.dtype)
-        return self.out(y_BTI * F.silu(z_BTI))
+        return y_BTI * F.silu(z_BTI)
 
     def _steps_and_maps(self, x_BTI: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """dt [B, T, I], float32; what writes to the states and what reads them, each [B, T, N]."""

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from isoflop import architecture
 from isoflop.model.convolution import CausalConvolution
 from isoflop.model.linear import Linear
+from isoflop.model.packed import Whole
 from isoflop.model.place import Place
 from isoflop.model.ssd import state_space
 
 
 @dataclass
-class Mamba2State:
+class Mamba2State(Whole):
     """What the past leaves: the convolution's last inputs [B, K, C], the sum of what was written [B, G, N, R, P]."""
 
     window: Tensor
@@ -38,8 +39,13 @@ class Mamba2(nn.Module):
         self.out = Linear(m.d_inner, decoder.d_model, m.proj_bias)
 
     def forward(self, x_BTM: Tensor, place: Place, state: Mamba2State | None = None) -> Tensor:
+        zxbcdt_BTZ = self.zxbcdt(x_BTM)
+        return self.out(self._mix(zxbcdt_BTZ, None) if state is None else state.mix(self._mix, zxbcdt_BTZ))
+
+    def _mix(self, zxbcdt_BTZ: Tensor, state: Mamba2State | None) -> Tensor:
+        """All that runs along a sequence, [B, T, I]; `state` moves on in place."""
         m = self.mixer
-        z_BTI, xbc_BTC, dt_BTH = self.zxbcdt(x_BTM).split((m.d_inner, m.d_convolved, m.n_heads), dim=-1)
+        z_BTI, xbc_BTC, dt_BTH = zxbcdt_BTZ.split((m.d_inner, m.d_convolved, m.n_heads), dim=-1)
         xbc_BTC = F.silu(self.convolution(xbc_BTC, state and state.window))
         d_groups = m.n_groups * m.d_state
         x_BTI, b_BTJ, c_BTJ = xbc_BTC.split((m.d_inner, d_groups, d_groups), dim=-1)
@@ -50,7 +56,7 @@ class Mamba2(nn.Module):
         if state is not None:
             state.written.copy_(written.detach())
         y_BTHP = torch.addcmul(y_BTHP, x_BTHP, self.D[:, None].to(x_BTHP.dtype))
-        return self.out(self._gated_norm(y_BTHP.flatten(2), z_BTI))
+        return self._gated_norm(y_BTHP.flatten(2), z_BTI)
 
     def _gated_norm(self, y_BTI: Tensor, z_BTI: Tensor) -> Tensor:
         """RMS norm of y * silu(z), over each of norm_groups equal parts."""

@@ -10,11 +10,19 @@ from isoflop import architecture
 
 
 class Place(NamedTuple):
-    """What a mixer is told of its tokens' positions: that of the first, and the turns of its rope, if it has one."""
+    """What a mixer is told of its tokens' positions: that of the first, the turns of its rope, if it has one, and, of
+    packed tokens of several sequences, every position."""
 
     start: int
     cos_TC: Tensor | None = None
     sin_TC: Tensor | None = None
+    positions_T: Tensor | None = None
+
+    def positions(self, n_tokens: int, device: torch.device) -> Tensor:
+        """Where each of the tokens stands in its sequence, [T]."""
+        if self.positions_T is not None:
+            return self.positions_T
+        return torch.arange(self.start, self.start + n_tokens, device=device)
 
 
 def alibi_slopes(alibi: architecture.Alibi, n_heads: int) -> Tensor:
@@ -26,8 +34,8 @@ def alibi_slopes(alibi: architecture.Alibi, n_heads: int) -> Tensor:
     return slopes.float()
 
 
-def sinusoids(position: architecture.Sinusoidal, start: int, n_positions: int, d_model: int) -> Tensor:
+def sinusoids(position: architecture.Sinusoidal, positions_T: Tensor, d_model: int) -> Tensor:
     """Sines, then cosines, of each position, [T, M], float32."""
-    frequencies = position.theta ** (-torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)
-    angles = torch.arange(start, start + n_positions, dtype=torch.float64)[:, None] * frequencies
+    pairs = torch.arange(0, d_model, 2, dtype=torch.float64, device=positions_T.device)
+    angles = positions_T.double()[:, None] * position.theta ** (-pairs / d_model)
     return torch.cat((angles.sin(), angles.cos()), dim=-1)[:, :d_model].float()

@@ -1,6 +1,7 @@
 """Rotary positions. T position, D d_head, C rotated pair."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from isoflop.architecture import Dynamic, LinearScaling, Llama3Scaling, LongRope
 
 # Tables for contexts up to this are made at once, for longer ones when they are needed.
 EAGER_POSITIONS = 8192
+# Tables of different lengths that are kept, of scalings that follow the length: those of sequences decoded together.
+MADE_TABLES = 16
 
 
 class RopeTables(nn.Module):
@@ -25,20 +28,53 @@ class RopeTables(nn.Module):
         if isinstance(rope.scaling, Dynamic | LongRope):  # beyond, the tables are other ones
             n_positions = min(n_positions, rope.scaling.original_max_context)
         cos, sin = rope_tables(rope, d_rotated, n_positions)
+        self._made: dict[int, tuple[Tensor, Tensor]] = {}
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
     def forward(self, start: int, n_positions: int) -> tuple[Tensor, Tensor]:
         """cos and sin, each [n_positions, C], of the positions from `start` on."""
         end = start + n_positions
-        if isinstance(self.rope.scaling, Dynamic | LongRope) and end > self.rope.scaling.original_max_context:
-            # These turn otherwise once the sequence is long: the tables are those of its present length.
+        if self.limited(end) is not None:
             cos, sin = rope_tables(self.rope, self.d_rotated, end)
             return cos[start:].to(self.cos.device), sin[start:].to(self.cos.device)
+        self._grow(end)
+        return self.cos[start:end], self.sin[start:end]
+
+    def of_tokens(self, positions_T: Tensor, lengths: Sequence[tuple[int, int | None, int]]) -> tuple[Tensor, Tensor]:
+        """cos and sin, each [T, C], of packed tokens of several sequences: for each sequence in turn, how many tokens
+        it brings, `limited` of its greatest length, and one more than the last of its positions."""
+        if all(limit is None for _, limit, _ in lengths):
+            self._grow(max(end for _, _, end in lengths))
+            return self.cos.index_select(0, positions_T), self.sin.index_select(0, positions_T)
+        parts, begin = [], 0
+        for n, limit, end in lengths:
+            self._grow(end if limit is None else 0)
+            tables = (self.cos, self.sin) if limit is None else self._of_length(limit)
+            parts.append([table.index_select(0, positions_T[begin : begin + n]) for table in tables])
+            begin += n
+        return torch.cat([cos for cos, _ in parts]), torch.cat([sin for _, sin in parts])
+
+    def limited(self, length: int) -> int | None:
+        """Where a sequence of this length turns otherwise than a shorter one: the length for which tables do."""
+        scaling = self.rope.scaling
+        if not isinstance(scaling, Dynamic | LongRope) or length <= scaling.original_max_context:
+            return None
+        return length if isinstance(scaling, Dynamic) else 2 ** math.ceil(math.log2(length))
+
+    def _of_length(self, length: int) -> tuple[Tensor, Tensor]:
+        """Tables of a sequence whose turns depend on its length."""
+        if length not in self._made:
+            if len(self._made) == MADE_TABLES:
+                del self._made[next(iter(self._made))]
+            cos, sin = rope_tables(self.rope, self.d_rotated, length)
+            self._made[length] = cos.to(self.cos.device), sin.to(self.cos.device)
+        return self._made[length]
+
+    def _grow(self, end: int) -> None:
         if end > len(self.cos):
             cos, sin = rope_tables(self.rope, self.d_rotated, 2 ** math.ceil(math.log2(end)))
             self.cos, self.sin = cos.to(self.cos.device), sin.to(self.cos.device)
-        return self.cos[start:end], self.sin[start:end]
 
 
 def rope_tables(rope: architecture.Rope, d_rotated: int, n_positions: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from isoflop import architecture
 from isoflop.model.linear import Linear
 from isoflop.model.long_convolution import causal_convolution
+from isoflop.model.packed import Whole
 from isoflop.model.place import Place
 
 
@@ -35,7 +36,7 @@ class Discrete(NamedTuple):
 
 
 @dataclass
-class S4DState:
+class S4DState(Whole):
     """The complex states after the last token, real and imaginary parts, [B, I, P, 2], float32; and the recurrence,
     made once: the same for every sequence, so no part of a sequence's bytes."""
 
@@ -64,14 +65,20 @@ class S4D(nn.Module):
         self.out = Linear(d_inner, 2 * decoder.d_model)
 
     def forward(self, x_BTM: Tensor, place: Place, state: S4DState | None = None) -> Tensor:
-        u_BIT = self.inner(x_BTM).transpose(1, 2)
+        u_BTI = self.inner(x_BTM)
+        y_BTI = self._mix(u_BTI, None) if state is None else state.mix(self._mix, u_BTI)
+        return F.glu(self.out(F.gelu(y_BTI.to(x_BTM.dtype))), dim=-1)
+
+    def _mix(self, u_BTI: Tensor, state: S4DState | None) -> Tensor:
+        """All that runs along a sequence, [B, T, I]; `state` moves on in place."""
+        u_BIT = u_BTI.transpose(1, 2)
         if state is None:
             y_BIT = causal_convolution(u_BIT, self.kernel(u_BIT.shape[-1]))
         elif u_BIT.shape[-1] == 1:
             y_BIT = self._step(u_BIT, state)
         else:
             y_BIT = self._continue(u_BIT, state)
-        return F.glu(self.out(F.gelu(y_BIT.to(x_BTM.dtype)).transpose(1, 2)), dim=-1)
+        return y_BIT.transpose(1, 2)
 
     def new_state(self, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> S4DState:
         """Zeros; the same size whatever the capacity, float32 whatever the cache's dtype."""

@@ -1,0 +1,171 @@
+"""The tensors behind a plan of memory, and one packed forward over what sequences bring to a step.
+
+T packed token, R row whose logits are wanted, S token of one sequence within reach, V vocabulary.
+"""
+
+from collections.abc import Sequence as Many
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from isoflop import architecture
+from isoflop.engine.convolved import PagedHyena
+from isoflop.engine.holdings import Orders
+from isoflop.engine.memory import Plan
+from isoflop.engine.pages import Lane, Lanes, PagedKeyValues, PagedLatents
+from isoflop.engine.sequence import Sequence
+from isoflop.engine.states import Slots, Strand, Strands
+from isoflop.engine.store import DTYPES, PlainStore, build_store
+from isoflop.model import DecoderModel
+from isoflop.model.packed import Packed
+
+Paged = PagedKeyValues | PagedLatents | PagedHyena
+Slotted = Slots | PagedHyena
+
+
+class Work(NamedTuple):
+    """What a sequence brings to a step: its next n tokens, then its drafts. `wanted`: logits of the last of them and of
+    each draft are wanted."""
+
+    sequence: Sequence
+    n: int
+    drafts: tuple[int, ...] = ()
+    wanted: bool = True
+
+    @property
+    def n_tokens(self) -> int:
+        return self.n + len(self.drafts)
+
+
+class Memory:
+    """All caches of a model, and forwards through them. `dtype` of keys, values and latents, `rest` of the inputs of
+    convolutions (cost.cache)."""
+
+    def __init__(self, model: DecoderModel, plan: Plan, dtype: str, rest: str) -> None:
+        self.model, self.plan, self.dtype, self.rest = model, plan, dtype, rest
+        self.device = model.embedding.device
+        self.lanes = [Lanes() for _ in plan.groups]
+        self.strands = Strands()
+        group_of = {layer: g for g, group in enumerate(plan.groups) for layer in group.layers}
+        self.layers = [self._layer(i, group_of.get(i)) for i in range(len(model.layers))]
+        self._paged = {i: x for i, x in enumerate(self.layers) if isinstance(x, Paged)}
+        self._slotted = [x for x in self.layers if isinstance(x, Slotted)]
+        self._offsets = torch.arange(plan.page_tokens, device=self.device)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        stores = [store for paged in self._paged.values() for store in paged.stores]
+        return sum(store.nbytes for store in stores) + sum(slots.nbytes for slots in self._slotted)
+
+    def obey(self, orders: Orders) -> None:
+        """Copy and clear what was ordered."""
+        size = self.plan.page_tokens
+        for g, first, to in orders.pages:
+            for i in self.plan.groups[g].layers:
+                for store in self._paged[i].stores:
+                    store.copy(first * size, to * size, size)
+        for slot, new in orders.slots:
+            for slots in self._slotted:
+                slots.copy(slot, new)
+        orders.pages.clear()
+        orders.slots.clear()
+
+    def keep(self, sequence: Sequence, n_tokens: int) -> None:
+        """Of what the sequence brought to the last step, drafts among it, only the first n_tokens count."""
+        if sequence.slot is not None:
+            for slots in self._slotted:
+                slots.keep(sequence.slot, n_tokens)
+
+    def forward(self, works: Many[Work]) -> Tensor:
+        """Logits [R, V], float32, of the wanted rows, in order. Sequences with one token must come first."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        wanted: list[int] = []
+        begin = 0
+        for work in works:
+            s, end = work.sequence, begin + work.n_tokens
+            tokens += s.tokens[s.n_computed : s.n_computed + work.n]
+            tokens += work.drafts
+            positions += range(s.n_computed, s.n_computed + work.n_tokens)
+            wanted += range(end - len(work.drafts) - 1, end) if work.wanted else ()
+            begin = end
+        self._lay(works)
+        positions_T = self._tensor(positions)
+        packed = Packed(
+            tokens_T=self._tensor(tokens),
+            positions_T=positions_T,
+            wanted_R=None if len(wanted) == len(tokens) else self._tensor(wanted),
+            layers=self.layers,
+            turns=self._turns(works, positions_T),
+        )
+        return self.model.packed(packed)
+
+    # ---- where things lie
+
+    def _lay(self, works: Many[Work]) -> None:
+        size, begin = self.plan.page_tokens, 0
+        self.strands.singles, self.strands.others = [], []
+        for lanes in self.lanes:
+            lanes.lanes = []
+        at: list[list[Tensor]] = [[] for _ in self.lanes]
+        for work in works:
+            s, end = work.sequence, begin + work.n_tokens
+            for g, lanes in enumerate(self.lanes):
+                first = self.plan.groups[g].reach.first(s.n_computed)
+                pages = self._tensor(s.tables[g][first // size :])
+                at_S = (pages[:, None] * size + self._offsets).flatten()[first % size :]
+                start = s.n_computed - first
+                at_S = at_S[: start + work.n_tokens]
+                at[g].append(at_S[start:])
+                lanes.lanes.append(Lane(begin, end, start, at_S))
+            if s.slot is not None:
+                strand = Strand(begin, end, s.slot, len(work.drafts), s.n_computed)
+                (self.strands.singles if work.n_tokens == 1 else self.strands.others).append(strand)
+            begin = end
+        for g, lanes in enumerate(self.lanes):
+            lanes.at_T = torch.cat(at[g])
+        self.strands.at_N = self._tensor([strand.slot for strand in self.strands.singles])
+
+    def _turns(self, works: Many[Work], positions_T: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """cos and sin of each token, for each rope of the model."""
+        turns = []
+        for i, rope in enumerate(self.model.ropes):
+            lengths = [(w.n_tokens, w.sequence.turns[i], w.sequence.n_computed + w.n_tokens) for w in works]
+            turns.append(rope.of_tokens(positions_T, lengths))
+        return turns
+
+    def _tensor(self, numbers: list[int]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.long, device=self.device)
+
+    # ---- what a layer keeps
+
+    def _layer(self, i: int, g: int | None) -> Paged | Slotted | None:
+        mixer, layers = self.model.decoder.layers[i].mixer, self.model.layers
+        module: Any = layers[i].mixer
+        match mixer:
+            case None:
+                return None
+            case architecture.Attention() as m:
+                assert g is not None
+                keys, values = (
+                    build_store(self._places(g), m.n_kv_heads, m.d_head, self.dtype, self.device) for _ in "kv"
+                )
+                return PagedKeyValues(self.lanes[g], keys, values)
+            case architecture.LatentAttention() as m:
+                assert g is not None
+                latents = build_store(self._places(g), 1, m.kv_rank + m.d_rope, self.dtype, self.device)
+                return PagedLatents(self.lanes[g], latents)
+            case architecture.Hyena() as m:
+                assert g is not None
+                d_model, rest = self.model.decoder.d_model, DTYPES[self.rest]
+                inputs = PlainStore(self._places(g), m.order, d_model, rest, self.device)
+                states = module.new_state(self.plan.n_slots, 0, rest, self.device)
+                states.filters = module.made_filters(self.model.decoder.max_context)
+                return PagedHyena(self.lanes[g], self.strands, inputs, states)
+            case _:
+                return Slots(self.strands, module.new_state(self.plan.n_slots, 0, DTYPES[self.rest], self.device))
+
+    def _places(self, g: int) -> int:
+        return self.plan.n_pages[g] * self.plan.page_tokens

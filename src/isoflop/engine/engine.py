@@ -1,0 +1,324 @@
+"""The engine: requests in, tokens out, many at a time (continuous batching: Yu et al. 2022, Orca; paged caches: Kwon et
+al. 2023, arXiv 2309.06180). R row of logits, V vocabulary.
+
+    engine = Engine(model, Options(memory=2**30))
+    engine.submit(Request("a", prompt, Sampling(temperature=0)))
+    while engine.has_work:
+        for event in engine.step():
+            ...
+
+Synchronous and for one thread. Its memory is taken at the start, and is what the cost model says to the byte.
+"""
+
+import random
+from collections.abc import Callable
+from collections.abc import Sequence as Many
+from dataclasses import replace
+from typing import Protocol
+
+import msgspec
+import torch
+from torch import Tensor
+
+from isoflop.cost.cache import BYTES, QUANTIZED
+from isoflop.engine.batch import Memory, Work
+from isoflop.engine.draw import Drawn, Row, sample
+from isoflop.engine.holdings import Holdings
+from isoflop.engine.memory import plan_memory
+from isoflop.engine.notices import notices
+from isoflop.engine.request import Event, Request
+from isoflop.engine.sampling import SEEDS, Grammar, Guide, Sampling
+from isoflop.engine.scheduler import Scheduler
+from isoflop.engine.sequence import Sequence
+from isoflop.model import DecoderModel
+
+TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+class Drafter(Protocol):
+    """Guesses what comes next (speculative decoding: Leviathan et al. 2023, arXiv 2211.17192)."""
+
+    def propose(self, sequence: Sequence, k: int) -> Many[int]:
+        """At most k tokens that may follow `sequence.tokens`."""
+        ...
+
+    def forget(self, sequence: Sequence) -> None:
+        """The sequence has ended."""
+        ...
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """`memory`: bytes of all caches; `page_tokens`: tokens of a page; `most_running`: sequences at once;
+    `tokens_per_step`: new tokens of a step; `dtype` of keys, values and latents: fp32, bf16, fp16, fp8, int8, int4
+    (None: the model's); `snapshots`: copies of recurrent states that are kept for other requests with the same prefix
+    (None: as many as most_running); `reuse`: prefixes are found again by their contents; `end_tokens`: of the model; `guide`:
+    what follows a grammar; `drafts`: tokens that the drafter is asked for; `typical`: tokens of a usual sequence, by
+    which memory is divided between layers that see everything and layers that see a window (None: up to 2048)."""
+
+    memory: int = 1 << 30
+    page_tokens: int = 16
+    most_running: int = 64
+    tokens_per_step: int = 512
+    dtype: str | None = None
+    snapshots: int | None = None
+    reuse: bool = True
+    end_tokens: tuple[int, ...] = ()
+    guide: Callable[[Grammar], Guide] | None = None
+    drafts: int = 4
+    typical: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("memory", "page_tokens", "most_running", "tokens_per_step", "drafts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        if self.snapshots is not None and self.snapshots < 0:
+            raise ValueError(f"snapshots = {self.snapshots} must not be negative")
+        if self.dtype is not None and self.dtype not in (*BYTES, *QUANTIZED):
+            raise ValueError(f"cache dtype {self.dtype!r} is unknown; valid: {', '.join((*BYTES, *QUANTIZED))}")
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """Now: requests running and waiting, pages and slots held and in all, bytes of all caches. Since the start: steps,
+    tokens computed and generated, tokens of prompts looked up and found in the cache, drafts proposed and accepted,
+    preemptions, pages copied on write, blocks evicted."""
+
+    running: int
+    waiting: int
+    pages: int
+    pages_held: int
+    slots: int
+    slots_held: int
+    nbytes: int
+    steps: int
+    computed: int
+    generated: int
+    looked_up: int
+    found: int
+    drafted: int
+    accepted: int
+    preempted: int
+    copied: int
+    evicted: int
+
+
+class Engine:
+    """See the top of this file. `notices`: what of the options does nothing, or does otherwise, for this model."""
+
+    def __init__(self, model: DecoderModel, options: Options | None = None, drafter: Drafter | None = None) -> None:
+        o = self.options = options or Options()
+        self.model, self.drafter = model.eval(), drafter
+        self.rest = TYPES[model.dtype]
+        self.dtype = o.dtype or self.rest
+        n_slots = o.most_running + (0 if not o.reuse else o.most_running if o.snapshots is None else o.snapshots)
+        self.plan = plan_memory(
+            model.decoder, o.memory, o.page_tokens, n_slots, o.tokens_per_step, self.dtype, self.rest, o.typical
+        )
+        self.holdings = Holdings(self.plan, o.reuse)
+        most = min(o.most_running, self.plan.n_slots) if self.plan.slot_bytes else o.most_running
+        self.scheduler = Scheduler(self.holdings, most, o.tokens_per_step, self.plan.chunk(o.tokens_per_step))
+        with torch.inference_mode():
+            self.memory = Memory(model, self.plan, self.dtype, self.rest)
+        self.notices = notices(model.decoder, self.plan, o.reuse, self.dtype, drafter is not None)
+        self._sequences: dict[str, Sequence] = {}
+        self._ended: list[Event] = []
+        self._n_arrived = self._steps = self._computed = self._generated = self._drafted = self._accepted = 0
+        self._random = random.SystemRandom()
+
+    # ---- requests
+
+    def submit(self, request: Request) -> None:
+        """Put a request in the line. ValueError, one line, where it is not valid or can never fit."""
+        self._check(request)
+        sequence = self._new(request, list(request.prompt), len(request.prompt))
+        self._sequences[request.id] = sequence
+        self.scheduler.add(sequence)
+
+    def fork(self, id: str, new: str, sampling: Sampling) -> None:
+        """Let a new request go on from where request `id` is now, in the same pages until it writes. Its `max_tokens`
+        counts from the prompt of `id`. ValueError where there is no such request, or the new one is not valid."""
+        old = self._sequences.get(id)
+        if old is None:
+            raise ValueError(f"request {id!r} is not under way")
+        request = Request(new, old.request.prompt, sampling)
+        self._check(request)
+        if len(request.prompt) + sampling.max_tokens <= len(old.tokens):
+            raise ValueError(f"max_tokens = {sampling.max_tokens}: request {id!r} already has that many")
+        sequence = self._new(request, list(old.tokens), len(request.prompt))
+        for token in old.tokens[len(request.prompt) :]:
+            if sequence.row.guide is not None:
+                sequence.row.guide.accept(token)
+        self._sequences[new] = sequence
+        same = sequence.turns == old.turns and old in self.scheduler.running
+        if same and len(self.scheduler.running) < self.scheduler.most_running and self.holdings.fork(old, sequence):
+            self.scheduler.start(sequence)
+        else:
+            self.scheduler.add(sequence)
+
+    def cancel(self, id: str) -> bool:
+        """End a request and free what it holds, now; False where it is not under way. The next step tells of it."""
+        sequence = self._sequences.get(id)
+        if sequence is None:
+            return False
+        self._end(sequence)
+        self._ended.append(Event(id, finish="cancelled"))
+        return True
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has something to do or to tell."""
+        return bool(self._sequences or self._ended)
+
+    # ---- a step
+
+    def step(self) -> list[Event]:
+        """One forward over what every scheduled request brings; its events."""
+        with torch.inference_mode():
+            return self._step()
+
+    def _step(self) -> list[Event]:
+        events, self._ended = self._ended, []
+        self._draft()
+        works = self.scheduler.schedule()
+        if not works:
+            assert not self._sequences, "requests wait, and none can enter"
+            return events
+        self.memory.obey(self.holdings.orders)
+        logits_RV = self.memory.forward(works)
+        drawn = iter(self._choose(logits_RV, works))
+        self._steps += 1
+        self._computed += sum(work.n_tokens for work in works)
+        for work in works:
+            self._settle(work, [next(drawn) for _ in range(len(work.drafts) + 1)] if work.wanted else [], events)
+        return events
+
+    @property
+    def stats(self) -> Stats:
+        """Counts of now and since the start."""
+        h, s = self.holdings, self.scheduler
+        return Stats(
+            running=len(s.running),
+            waiting=len(s.waiting),
+            pages=sum(self.plan.n_pages),
+            pages_held=sum(pool.n_held for pool in h.pages),
+            slots=self.plan.n_slots,
+            slots_held=h.slots.n_held,
+            nbytes=self.plan.nbytes,
+            steps=self._steps,
+            computed=self._computed,
+            generated=self._generated,
+            looked_up=h.n_looked_up,
+            found=h.n_found,
+            drafted=self._drafted,
+            accepted=self._accepted,
+            preempted=s.n_preempted,
+            copied=h.n_copied,
+            evicted=h.slots.n_evicted + sum(pool.n_evicted for pool in h.pages),
+        )
+
+    def close(self) -> None:
+        """Cancel everything and free the caches."""
+        for sequence in list(self._sequences.values()):
+            self._end(sequence)
+        self._ended.clear()
+        del self.memory
+
+    # ---- parts
+
+    def _check(self, request: Request) -> None:
+        d, s, n = self.model.decoder, request.sampling, len(request.prompt)
+        limit = n + s.max_tokens
+        if request.id in self._sequences:
+            raise ValueError(f"request {request.id!r} is already under way")
+        if n == 0:
+            raise ValueError("prompt is empty; it needs at least one token")
+        if not 0 <= min(request.prompt) <= max(request.prompt) < d.vocab_size:
+            raise ValueError(f"prompt has tokens outside the vocabulary, 0 to {d.vocab_size - 1}")
+        if limit > d.max_context:
+            asked = f"prompt of {n} tokens and max_tokens = {s.max_tokens}"
+            raise ValueError(f"{asked} exceed max_context = {d.max_context}")
+        if s.grammar is not None and self.options.guide is None:
+            raise ValueError("grammar: this engine has no tokenizer to follow one with")
+        for group, n_pages in zip(self.plan.groups, self.plan.n_pages, strict=True):
+            needed = group.pages(limit, self.scheduler.chunk, self.plan.page_tokens)
+            if needed > n_pages:
+                raise ValueError(
+                    f"prompt of {n} tokens and max_tokens = {s.max_tokens} need {needed} pages of {group.page_bytes} "
+                    f"bytes at once; the cache has {n_pages}"
+                )
+
+    def _new(self, request: Request, tokens: list[int], n_prompt: int) -> Sequence:
+        s = request.sampling
+        limit = n_prompt + s.max_tokens
+        seed = self._random.randrange(SEEDS) if s.seed is None else s.seed
+        guide = None if s.grammar is None or self.options.guide is None else self.options.guide(s.grammar)
+        turns = tuple(rope.limited(limit) for rope in self.model.ropes)
+        self._n_arrived += 1
+        row = Row(s, seed, n_prompt, tokens, guide)
+        return Sequence(request, self._n_arrived, row, tokens, limit, repr(turns).encode(), turns)
+
+    def _draft(self) -> None:
+        if self.drafter is None:
+            return
+        for sequence in self.scheduler.running:
+            most = min(self.options.drafts, sequence.limit - len(sequence.tokens) - 1)
+            if sequence.n_pending == 1 and most > 0 and sequence.row.guide is None:
+                sequence.drafts = list(self.drafter.propose(sequence, most))[:most]
+
+    def _choose(self, logits_RV: Tensor, works: Many[Work]) -> list[Drawn]:
+        """Of each wanted row, the token that the request would draw there. As a draw depends on its place in the
+        sequence alone, drafts that equal what is drawn change nothing of what is said, whatever the temperature."""
+        rows = []
+        for work in works:
+            if not work.wanted:
+                continue
+            row = work.sequence.row
+            drafted = (work.drafts[:i] for i in range(1, len(work.drafts) + 1))
+            rows += [row, *(replace(row, history=[*row.history, *drafts]) for drafts in drafted)]
+        return sample(logits_RV, rows) if rows else []
+
+    def _settle(self, work: Work, drawn: list[Drawn], events: list[Event]) -> None:
+        """Take what the step gave, roll back what it gave in vain."""
+        sequence = work.sequence
+        known = sequence.n_computed + work.n
+        accepted = next((i for i, d in enumerate(work.drafts) if d != drawn[i].token), len(work.drafts))
+        self._drafted += len(work.drafts)
+        self._accepted += accepted
+        sequence.drafts = []
+        finish = None
+        for choice in drawn[: accepted + 1]:
+            finish = self._take(sequence, choice, events)
+            if finish is not None:
+                break
+        known = min(known + accepted, len(sequence.tokens) - 1) if drawn else known
+        if work.drafts:
+            self.memory.keep(sequence, known - sequence.n_computed)
+        self.holdings.settle(sequence, known)
+        if self.holdings.keeps_states and known % self.plan.page_tokens == 0:
+            self.holdings.keep_states(sequence, replaced=known > sequence.row.n_prompt)
+        if finish is not None:
+            self._end(sequence)
+
+    def _take(self, sequence: Sequence, choice: Drawn, events: list[Event]) -> str | None:
+        """One more token of the output; how the request ends with it, if it does."""
+        token, row = choice.token, sequence.row
+        sequence.tokens.append(token)
+        self._generated += 1
+        if row.guide is not None:
+            row.guide.accept(token)
+        finish = self._finish(sequence, token)
+        events.append(Event(sequence.id, token, choice.logprobs, finish, 0 if sequence.told else sequence.n_cached))
+        sequence.told = True
+        return finish
+
+    def _finish(self, sequence: Sequence, token: int) -> str | None:
+        s = sequence.request.sampling
+        ends = s.stop_tokens if s.ignore_eos else (*s.stop_tokens, *self.options.end_tokens)
+        if token in ends or (sequence.row.guide is not None and sequence.row.guide.finished):
+            return "stop"
+        return "length" if len(sequence.tokens) >= sequence.limit else None
+
+    def _end(self, sequence: Sequence) -> None:
+        del self._sequences[sequence.id]
+        self.scheduler.remove(sequence)
+        if self.drafter is not None:
+            self.drafter.forget(sequence)

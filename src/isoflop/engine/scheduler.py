@@ -1,0 +1,114 @@
+"""Who computes what in the next step: first come, first served.
+
+A step has a budget of tokens. Sequences under way come first, in the order in which they arrived: one that is being
+decoded brings its last token and its drafts, one whose prompt is not known yet brings a chunk of it. Where pages run
+out, the youngest gives back all it holds and waits in its old place in the line; its tokens stay, and what is left in
+the caches of its blocks is found again. Then those who wait enter, the oldest first, none before one that came earlier:
+nobody waits forever, as each who leaves makes room for the first in line, and whoever is first can always fit alone.
+"""
+
+from bisect import insort
+
+from isoflop.engine.batch import Work
+from isoflop.engine.holdings import Holdings
+from isoflop.engine.sequence import Sequence
+
+
+class Scheduler:
+    """`most_running` sequences at once, `tokens_per_step` new tokens a step, at most `chunk` of one sequence."""
+
+    def __init__(self, holdings: Holdings, most_running: int, tokens_per_step: int, chunk: int) -> None:
+        self.holdings = holdings
+        self.most_running, self.tokens_per_step, self.chunk = most_running, tokens_per_step, chunk
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self.n_preempted = 0
+
+    def add(self, sequence: Sequence) -> None:
+        """To the line, at the place of its arrival."""
+        insort(self.waiting, sequence, key=_arrival)
+
+    def start(self, sequence: Sequence) -> None:
+        """Under way at once: it holds what it needs already."""
+        insort(self.running, sequence, key=_arrival)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Give back what it holds, wherever it is."""
+        if sequence in self.waiting:
+            self.waiting.remove(sequence)
+        else:
+            self.running.remove(sequence)
+            self.holdings.leave(sequence)
+
+    def schedule(self) -> list[Work]:
+        """The next step, those that bring one token first; empty only if nobody is there."""
+        before = self.n_preempted
+        works = self._continue()
+        if not works or self.n_preempted == before:  # who enters now would only be turned out again
+            works += self._enter(self.tokens_per_step - sum(work.n_tokens for work in works))
+        return sorted(works, key=lambda work: work.n_tokens > 1)
+
+    def _continue(self) -> list[Work]:
+        works: list[Work] = []
+        left, i = self.tokens_per_step, 0
+        while i < len(self.running) and left > 0:
+            sequence = self.running[i]
+            work = self._reserved(sequence, left)
+            if work is not None:
+                works.append(work)
+                left -= work.n_tokens
+                i += 1
+        return works
+
+    def _reserved(self, sequence: Sequence, left: int) -> Work | None:
+        """What it brings, with room for it, made if need be by the youngest; None where that is the sequence itself."""
+        n = self._chunk(sequence, left)
+        drafts = tuple(sequence.drafts[: min(left, self.chunk) - n]) if n == sequence.n_pending else ()
+        if drafts and not self.holdings.reserve(sequence, n + len(drafts)):
+            drafts = ()
+        while not self.holdings.reserve(sequence, n + len(drafts)):
+            youngest = self.running[-1]
+            self._preempt(youngest)
+            if youngest is sequence:
+                return None
+        return Work(sequence, n, drafts, n == sequence.n_pending)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.remove(sequence)
+        sequence.n_computed, sequence.snapshot = 0, None
+        sequence.drafts = []
+        self.n_preempted += 1
+        self.add(sequence)
+
+    def _enter(self, left: int) -> list[Work]:
+        works: list[Work] = []
+        while self.waiting and len(self.running) < self.most_running and left > 0:
+            sequence = self.waiting[0]
+            found = self.holdings.longest_prefix(sequence)
+            if not self.holdings.can_enter(sequence, self.chunk, found):
+                break
+            self.holdings.enter(sequence, found)
+            n = self._chunk(sequence, left)
+            reserved = self.holdings.reserve(sequence, n)
+            assert reserved, "there was room"
+            del self.waiting[0]
+            self.start(sequence)
+            if not sequence.told:
+                sequence.n_cached = sequence.n_computed
+            works.append(Work(sequence, n, (), n == sequence.n_pending))
+            left -= n
+        return works
+
+    def _chunk(self, sequence: Sequence, left: int) -> int:
+        """How many of its tokens come next. States are kept at the ends of blocks, so where there are any a chunk ends
+        with a block, the last whole one of the prompt at the latest."""
+        n, size = min(sequence.n_pending, left, self.chunk), self.holdings.page_tokens
+        if not self.holdings.keeps_states:
+            return n
+        end = sequence.n_computed + n
+        border = (min(end, len(sequence.tokens) - 1)) // size * size
+        return border - sequence.n_computed if border > sequence.n_computed else n
+
+
+def _arrival(sequence: Sequence) -> int:
+    return sequence.arrival

@@ -1,0 +1,52 @@
+"""One request under way: its tokens, how many of them the caches know, and what it holds."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from isoflop.engine.blocks import Digest, chained
+from isoflop.engine.draw import Row
+from isoflop.engine.request import Request
+
+NOTHING = -1  # in a table: a page that was given back, out of reach
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """`tokens`: prompt and output; `n_computed`: how many the caches know; `tables`: pages by group, in order of the
+    tokens they hold; `slot`: of its recurrent states; `digests`: names of its whole blocks, as far as they were needed;
+    `salt`: what else keys depend on; `drafts`: guesses that it brings to the next step; `arrival`: its place in the
+    line, kept when it is preempted."""
+
+    request: Request
+    arrival: int
+    row: Row
+    tokens: list[int]
+    limit: int
+    salt: Digest
+    turns: tuple[Any, ...] = ()
+    n_computed: int = 0
+    n_cached: int = 0
+    tables: list[list[int]] = field(default_factory=list)
+    slot: int | None = None
+    digests: list[Digest] = field(default_factory=list)
+    snapshot: Digest | None = None
+    drafts: list[int] = field(default_factory=list)
+    told: bool = False
+    n_preempted: int = 0
+
+    @property
+    def id(self) -> str:
+        return self.request.id
+
+    @property
+    def n_pending(self) -> int:
+        """Tokens that the caches do not know yet."""
+        return len(self.tokens) - self.n_computed
+
+    def digest(self, block: int, page_tokens: int) -> Digest:
+        """The name of a whole block of its tokens."""
+        while len(self.digests) <= block:
+            at = len(self.digests) * page_tokens
+            before = self.digests[-1] if self.digests else self.salt
+            self.digests.append(chained(before, self.tokens[at : at + page_tokens]))
+        return self.digests[block]
