@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoflop.architecture.base import Description
+from isoflop.model.kernels import quantized as kernels
 
 Scales = Literal["fp16", "bf16", "fp32"]
 DTYPES: dict[Scales, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -216,30 +217,94 @@ def _grid(padded_OGI: Tensor, format: Format) -> tuple[Tensor, Tensor | None]:
 # ---- the linear map
 
 
-class QuantizedLinear(nn.Module):
-    """y = x @ dense.T + bias, in the input's type; stands where a Linear stood. Where our kernel runs, the input too is
-    rounded, to 8 bits by row (and group), and the weight is kept in the kernel's order from its first use on."""
+FIELDS = ("codes", "scales", "zeros", "order", "in_scales")
 
-    codes: Tensor
-    scales: Tensor
-    zeros: Tensor | None
-    order: Tensor | None
-    in_scales: Tensor | None
+
+class QuantizedLinear(nn.Module):
+    """y = x @ dense.T + bias, in the input's type; stands where a Linear stood. Where our kernel runs (a CPU, no
+    gradient wanted), the input too is rounded, to 8 bits by row and group, and from its first use on the weight is kept
+    in the kernel's order only; `weight` and a state_dict still give it as it came. Stays in its format's types when
+    the module around it is cast."""
+
+    codes: Any  # None, as are the others, while packed or where there are none
+    scales: Any
+    zeros: Any
+    order: Any
+    in_scales: Any
+    bias: Tensor | None
+    _packed: kernels.Packed | None
 
     def __init__(self, weight: QuantizedWeight, bias: Tensor | None = None) -> None:
         super().__init__()
         self.format, self.d_in, self.d_out = weight.format, weight.d_in, weight.d_out
-        for field in ("codes", "scales", "zeros", "order", "in_scales"):
-            self.register_buffer(field, getattr(weight, field))
+        self._keep(weight)
         self.register_buffer("bias", bias)
 
     @property
     def weight(self) -> QuantizedWeight:
-        return QuantizedWeight(self.format, self.d_in, self.codes, self.scales, self.zeros, self.order, self.in_scales)
+        """The matrix as it came."""
+        packed = self._packed
+        if packed is None:
+            return QuantizedWeight(self.format, self.d_in, *(getattr(self, field) for field in FIELDS))
+        codes, scales, zeros = packed.unpacked()
+        codes = pack_halves(codes) if self.format.bits <= 4 else codes
+        return QuantizedWeight(self.format, self.d_in, codes, scales, zeros, self.order, self.in_scales)
 
     def forward(self, x: Tensor) -> Tensor:
+        packed = self.packed(x)
+        if packed is not None:
+            return kernels.linear(rows_of(x), packed).view(*x.shape[:-1], self.d_out).to(x.dtype)
         return F.linear(x, self.dense_weight(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
     def dense_weight(self, dtype: torch.dtype) -> Tensor:
         """The matrix it stands for, [d_out, d_in]."""
         return self.weight.dense(dtype)
+
+    def packed(self, x: Tensor) -> kernels.Packed | None:
+        """The matrix in the kernel's order, or None if `x` is not the kernel's to multiply."""
+        if type(x) is not Tensor or torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
+            return None
+        if self._packed is None and kernels.available() and self.codes.device.type == "cpu":
+            self._pack()
+        return self._packed
+
+    def _pack(self) -> None:
+        w = self.weight
+        if (w.format.group or w.d_in) > kernels.WIDEST:
+            return
+        codes = w.codes if w.format.bits > 4 else unpack_halves(w.codes)[:, : w.d_in]
+        match w.format:
+            case Integer(bits=bits):
+                kind, zero = kernels.BYTES if bits > 4 else kernels.HALVES, 2 ** (bits - 1)
+            case NormalFloat():
+                kind, zero = kernels.LOOKUP, kernels.LOOKUP_ZERO
+            case Float8():
+                kind, zero = kernels.FLOAT8, 0
+        layout = kernels.Layout(kind, zero, w.format.group or w.d_in)
+        self._packed = kernels.Packed(layout, codes, w.scales, w.zeros, w.order, w.in_scales, self.bias)
+        self.codes = self.scales = self.zeros = None
+
+    def _keep(self, weight: QuantizedWeight) -> None:
+        self._packed = None
+        for field in FIELDS:
+            self.register_buffer(field, getattr(weight, field))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Moves, but does not cast."""
+        self._keep(self.weight)
+        device = fn(torch.empty(0, device=self.scales.device)).device
+        return super()._apply(lambda tensor: tensor.to(device), recurse)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        named = self.weight.tensors() | ({} if self.bias is None else {"bias": self.bias})
+        destination.update({prefix + name: tensor.detach() for name, tensor in named.items()})
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self._keep(self.weight)
+        super()._load_from_state_dict(*arguments)
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """[..., d] as contiguous fp32 rows [M, d]."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if rows.dtype == torch.float32 and rows.is_contiguous() else rows.float().contiguous()
