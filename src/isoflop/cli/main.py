@@ -19,10 +19,12 @@ VERBS = {
     "check": "the exact counts proved on the architecture's own modules",
     "compare": "architectures side by side, and one dial turned until they match",
     "extend": "a trained model at a longer context, its loss by position before and after",
+    "quantize": "a trained model with weights of few bits, and what that costs on held-out text",
     "import": "a Hugging Face model's weights as a checkpoint of ours",
     "export": "a checkpoint of ours as the Hugging Face model that computes the same",
     "fit": "a scaling law with its certificate, from any table of runs",
     "backtest": "whether forecasts of dearer runs from cheaper ones held, on any table of runs",
+    "compare-runs": "two ladders of runs: the compute multiplier between them, or within noise",
     "next": "the runs to train next: those that most shrink the interval of a forecast, for a budget",
 }
 
@@ -51,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _top_parser() -> Parser:
-    listing = "\n".join(f"  {verb:<10} {text}" for verb, text in VERBS.items())
+    listing = "\n".join(f"  {verb:<12} {text}" for verb, text in VERBS.items())
     top = Parser(
         prog="isoflop",
         description=f"From a compute budget to a language model you can defend.\n\nverbs:\n{listing}",
@@ -66,7 +68,8 @@ def _top_parser() -> Parser:
 def _run_verb(verb: str, argv: list[str]) -> int:
     traceback = "--traceback" in argv
     try:
-        module = importlib.import_module(f"isoflop.cli.{verb}{'_' if keyword.iskeyword(verb) else ''}")
+        name = verb.replace("-", "_") + ("_" if keyword.iskeyword(verb) else "")
+        module = importlib.import_module(f"isoflop.cli.{name}")
         parser = Parser(
             prog=f"isoflop {verb}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )

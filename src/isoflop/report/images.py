@@ -25,7 +25,7 @@ def export_figures(study: Path, folder: Path, formats: Sequence[str] = ("png", "
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise ValueError(f"report: cannot export {unknown[0]!r}: the formats are {', '.join(FORMATS)}")
-    _require_matplotlib()
+    require_matplotlib()
     from isoflop.report.load import load
     from isoflop.report.series import charts
 
@@ -33,7 +33,7 @@ def export_figures(study: Path, folder: Path, formats: Sequence[str] = ("png", "
     return [path for chart in charts(load(study)) if chart.panels for path in _save(chart, folder, formats)]
 
 
-def _require_matplotlib() -> None:
+def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
