@@ -185,3 +185,15 @@ def write_study(folder: Path, plan: Plan) -> Path:
         targets = [forecast(plan, family, law) for family, law in plan.laws.items()]
         (folder / "forecast.json").write_text(json.dumps({"targets": targets}))
     return folder
+
+
+def backtest(level: float = 0.8, coverage: float = 0.75) -> dict[str, Any]:
+    """A backtest as `isoflop.laws.backtest` writes it."""
+    near = {"forecasts": 9, "bias": 0.004, "absolute_error": 0.006, "coverage": 0.9, "width": 0.03}
+    far = {"forecasts": 3, "bias": -0.02, "absolute_error": 0.02, "coverage": 0.5, "width": 0.05}
+    bands = [
+        {"above": 1.0, "up_to": 3.0, "errors": near | {"plain_bias": 0.01, "plain_absolute_error": 0.012}},
+        {"above": 30.0, "up_to": None, "errors": far | {"plain_bias": None, "plain_absolute_error": None}},
+    ]
+    pooled = near | {"forecasts": 12, "bias": -0.011, "coverage": coverage, "plain_bias": 0.01}
+    return {"level": level, "rows": 28, "folds": [], "bands": bands, "pooled": pooled, "notes": []}

@@ -10,15 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from report_studies import BUDGETS, DENSE, TARGET_FLOPS, best_size, row, true_loss
+from report_studies import BUDGETS, DENSE, TARGET_FLOPS, backtest, best_size, row, true_loss
 
 from isoflop.report import frontier, groups
+from isoflop.report.backtest import backtest_table
 from isoflop.report.chart import Axis, Chart, Series, family_colours, log_ticks, power, ramp_of, short, tick_text
 from isoflop.report.curves import MOST_POINTS, learning_curves, read_curves, size_bins, thinned
 from isoflop.report.families import best_within, flops, levels, seconds, verdicts
 from isoflop.report.figures import panels
 from isoflop.report.load import Law, load
 from isoflop.report.series import charts
+from isoflop.report.tables import optima
 from isoflop.table import RunRow, write_table
 
 
@@ -343,3 +345,37 @@ def test_short_numbers():
     assert [short(v) for v in values] == ["950", "1k", "12.3k", "1M", "4.56M", "7.8B", "15T"]
     assert power(1.234e15) == "1.23e15"
     assert len(set(ramp_of(5))) == 5
+
+
+def test_the_backtest_is_drawn_and_tabulated_as_stored(study):
+    folder = study()
+    document = json.loads((folder / "law.json").read_text())
+    (folder / "law.json").write_text(json.dumps(document | {"backtest": backtest()}))
+    one = chart(folder, "backtest")
+    ours, plain = named(one, "calibrated forecast"), named(one, "plain law")
+    assert ours.y == pytest.approx((0.4, -2.0)) and plain.y == pytest.approx((1.0,))
+    assert ours.low == pytest.approx((-1.1, -4.5)) and ours.high == pytest.approx((1.9, 0.5))
+    assert ours.x[0] == pytest.approx(3**0.5) and ours.x[1] > 30
+    words = backtest_table(load(folder))
+    for cell in ("1 to 3", "over 30", "all hold-outs", "+0.40 %", "-2.00 %", "90 %", "3.00 %", "+1.00 %"):
+        assert cell in words
+    assert not [one for one in charts(load(study())) if one.key == "backtest"]
+
+
+def test_intervals_of_the_best_sizes_are_drawn_and_tabulated_as_stored(study):
+    folder = study()
+    document = json.loads((folder / "law.json").read_text())
+    for entry in document["band"]:
+        for size, ends in (("n_params_matmul", "n_interval"), ("tokens", "tokens_interval")):
+            entry[ends] = {"low": entry[size] / 2, "high": entry[size] * 3, "level": 0.8}
+    (folder / "law.json").write_text(json.dumps(document))
+    one = chart(folder, "allocation")
+    for panel, size in ((0, "n_params_matmul"), (1, "tokens")):
+        shaded = next(series for series in one.panels[panel].series if series.kind == "band")
+        assert shaded.low == tuple(entry[size] / 2 for entry in document["band"])
+        assert shaded.high == tuple(entry[size] * 3 for entry in document["band"])
+    last = document["band"][-1]
+    told = optima(load(folder).laws["dense"])
+    for value in (last["n_params_matmul"], last["n_params_matmul"] * 3, last["tokens"], last["tokens"] / 2):
+        assert short(value) in told
+    assert "80 % intervals of the best N and D" in one.caption

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from plotly.offline import get_plotlyjs
-from report_studies import row
+from report_studies import backtest, row
 
 from isoflop import report
 from isoflop.report.page import _json
@@ -213,6 +213,42 @@ def test_no_forecast_yet(study):
     words = page(study(with_forecast=False)).words
     assert "No forecast yet: the law is 1.69 + 406.4/N^0.340 + 410.7/D^0.280, fitted to 28 finished runs." in words
     assert "No held-out run has been forecast yet." in words
+
+
+def test_a_family_of_which_no_run_is_held_out(study):
+    folder = study(with_forecast=False)
+    jobs = [{"runs": [{"family": "dense", "role": "fit"}]}]
+    (folder / "plan.json").write_text(json.dumps({"plan": {"jobs": jobs}}))
+    words = page(folder).words
+    assert "No held-out run was asked for; the law is 1.69 + 406.4/N^0.340" in words
+    assert "[[targets]] in the study file names what to forecast" in words
+    assert "No forecast yet" not in words
+    jobs[0]["runs"].append({"family": "dense", "role": "target"})
+    (folder / "plan.json").write_text(json.dumps({"plan": {"jobs": jobs}}))
+    assert "No forecast yet" in page(folder).words
+
+
+@pytest.mark.parametrize(("coverage", "warned"), [(0.75, False), (0.5, True)])
+def test_the_backtest_in_words(study, coverage, warned):
+    folder = study()
+    document = json.loads((folder / "law.json").read_text())
+    (folder / "law.json").write_text(json.dumps(document | {"backtest": backtest(coverage=coverage)}))
+    words = page(folder).words
+    told = f"80 % intervals held {100 * coverage:.0f} % of 12 forecasts of dearer runs from cheaper ones"
+    assert f"Backtest on its own runs: {told}; on average these were 1.1 % too low." in words
+    assert ("in its own backtest: take them for too narrow" in words) == warned
+    (folder / "law.json").write_text(json.dumps(document | {"backtest": {"why": "nothing to hold out: 5 runs"}}))
+    assert "No backtest of dense: nothing to hold out: 5 runs." in page(folder).words
+
+
+def test_a_forecast_without_an_interval_says_why(study):
+    folder = study()
+    (entry,) = json.loads((folder / "forecast.json").read_text())["targets"]
+    why = "no interval: the law is refused (one level of compute)"
+    entry["forecast"] |= {"low": None, "high": None, "status": "refused", "warning": why}
+    (folder / "forecast.json").write_text(json.dumps([entry | {"inside": None}]))
+    words = page(folder).words
+    assert why in words and "no interval to check" in words
 
 
 def test_forecast_not_measured_yet(study):

@@ -242,7 +242,7 @@ def _diagnosed(certificate: Certificate, optimum: _Optimum, rows: _Rows, delta: 
     influence = influential.influence(problem, form, theta, rows.table, delta, top, rows.labels)
     others = sensitive.alternatives(form, theta, problem, rows.table, delta, rows.conventions)
     structure = sensitive.residual_structure(n, d, optimum.residuals)
-    told = influential.influence_warnings(influence) + sensitive.sensitivity_warnings(influence.answer, others)
+    told = influential.influence_warnings(influence) + sensitive.sensitivity_warnings(influence.answer, others, top)
     return msgspec.structs.replace(
         certificate,
         profile=profiles(form, theta, problem, n, d, top, delta, rows.labels),

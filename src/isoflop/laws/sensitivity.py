@@ -61,6 +61,7 @@ class Alternative(msgspec.Struct, frozen=True, kw_only=True):
     choice: str
     objective: float  # at its own delta
     optimal_ratio: float | None  # D/N at the largest fitted compute, N in the alternative's own convention
+    optimal_d: float | None = None  # D there: what conventions are compared by, as it does not hang on what N counts
     loss_beyond: float
     parameters: dict[str, float]
 
@@ -113,7 +114,13 @@ def _convention(name: str, n: Array, d: Array, loss: Array, weights: Array, delt
     best = int(solved.objective_S.argmin())
     top, ratio = float((6 * n * d).max()), float(np.median(d / n))
     objective = float(solved.objective_S[best])
-    return _power_sum("convention", name, form, solved.theta_Sp[best], objective, top, ratio)
+    told = _power_sum("convention", name, form, solved.theta_Sp[best], objective, top, ratio)
+    return msgspec.structs.replace(told, optimal_d=best_tokens(top, told.optimal_ratio))
+
+
+def best_tokens(flops: float, ratio: float | None) -> float | None:
+    """D of a budget 6 N D spent at a D/N."""
+    return None if ratio is None else float(np.sqrt(flops / 6 * ratio))
 
 
 def _power_sum(
@@ -170,10 +177,10 @@ def _ratio_of_least_loss(form: FormulaForm, theta: Array, flops: float) -> float
     return float(np.exp(log_ratio_grid[k] + offset * (log_ratio_grid[1] - log_ratio_grid[0])))
 
 
-def sensitivity_warnings(answer: float | None, told: list[Alternative]) -> list[str]:
-    """Choices that move the optimal D/N, one sentence for each kind: the furthest."""
-    warnings = []
-    for what in ("delta", "form", "convention"):
+def sensitivity_warnings(answer: float | None, told: list[Alternative], top: float) -> list[str]:
+    """Choices that move the optimal D/N at the largest compute `top`, one sentence for each kind: the furthest."""
+    warnings = _convention_warnings(best_tokens(top, answer), told)
+    for what in ("delta", "form"):
         kind = [one for one in told if one.what == what and one.optimal_ratio]
         if answer is None or not kind:
             continue
@@ -185,6 +192,19 @@ def sensitivity_warnings(answer: float | None, told: list[Alternative]) -> list[
                 f"the largest compute, this fit {answer:.3g}"
             )
     return warnings
+
+
+def _convention_warnings(answer: float | None, told: list[Alternative]) -> list[str]:
+    kind = [(one.choice, one.optimal_d) for one in told if one.optimal_d is not None]
+    if answer is None or not kind:
+        return []
+    choice, tokens = max(kind, key=lambda one: abs(np.log(one[1] / answer)))
+    if 1 / DIFFER < tokens / answer < DIFFER:
+        return []
+    return [
+        f"the answer depends on the convention: with N = {choice} the largest compute is best spent on {tokens:.3g} "
+        f"tokens, in this fit on {answer:.3g}"
+    ]
 
 
 def residual_structure(n: Array, d: Array, residuals: Array) -> ResidualStructure:

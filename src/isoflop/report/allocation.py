@@ -6,7 +6,18 @@ import numpy as np
 
 from isoflop.report import groups
 from isoflop.report.chart import LAW_COLOUR, Axis, Chart, Panel, Series, family_colours
-from isoflop.report.common import NO_LAW, fitted, floats, flops_axis, frontier_points, label, n_axis, note, optimum_note
+from isoflop.report.common import (
+    NO_LAW,
+    fitted,
+    floats,
+    flops_axis,
+    frontier_points,
+    label,
+    n_axis,
+    note,
+    optimum_note,
+    percent,
+)
 from isoflop.report.frontier import at_ratio, price
 from isoflop.report.load import Law, Study
 from isoflop.table import RunRow
@@ -26,6 +37,8 @@ def allocation(study: Study) -> Chart:
             name = label(study, family, "best under the fitted law")
             points = [p for p in frontier_points(study, study.laws[family]) if p.n and p.tokens]
             x, notes = tuple(p.flops for p in points), tuple(optimum_note(p) for p in points)
+            n_series += _band(study, family, colour, [(p.flops, p.n_ends) for p in points])
+            d_series += _band(study, family, colour, [(p.flops, p.tokens_ends) for p in points])
             n_series.append(Series(name, "line", colour, x, tuple(p.n or 0 for p in points), notes=notes))
             d_series.append(Series(name, "line", colour, x, tuple(p.tokens or 0 for p in points), notes=notes))
             n_series += _lowest_runs(study, family, colour, study.n)
@@ -33,6 +46,15 @@ def allocation(study: Study) -> Chart:
     d_axis = Axis("training tokens D", log=True, unit="short")
     panels = (Panel(flops_axis(), n_axis(study), tuple(n_series)), Panel(flops_axis(), d_axis, tuple(d_series)))
     return Chart("allocation", title, _allocation_caption(study), panels)
+
+
+def _band(study: Study, family: str, colour: str, ends: list[tuple[float, tuple[float, float] | None]]) -> list[Series]:
+    """The interval of the best size (or D), where the bootstrap gives one."""
+    known = [(flops, *pair) for flops, pair in ends if pair is not None]
+    if not known:
+        return []
+    x, low, high = zip(*known, strict=True)
+    return [Series(label(study, family, "interval of the best"), "band", colour, x, low=low, high=high)]
 
 
 def _rule_of_thumb(study: Study) -> tuple[Series, Series]:
@@ -69,6 +91,9 @@ def _allocation_caption(study: Study) -> str:
         " Chinchilla rule of thumb of 20 tokens a parameter; where it crosses the law depends on what N counts (see the"
         " axis)."
     )
+    levels = {p.level for law in study.laws.values() for p in law.band if p.n_ends and p.level is not None}
+    if levels:
+        text += f" Shaded: {percent(max(levels))} intervals of the best N and D, by refitting to resampled trunks."
     named = len(study.families) > 1
     exponents = [
         f"{law.family if named else 'the law'} has N growing as C^{a:.2f}, D as C^{1 - a:.2f}"

@@ -46,10 +46,10 @@ def loss_against_compute(study: Study) -> Chart:
 def _compute_caption(study: Study) -> str:
     text = "Dots are the runs the law was fitted to; no run should lie clearly below the frontier."
     if study.laws:
-        text += " The line is the lowest loss the fitted law allows at each compute (the best N and D for it)."
+        text += " The line is the loss to be expected at the best N and D that the fitted law knows for each compute."
     levels = {row.level for law in study.laws.values() for row in law.band if row.level is not None}
     if levels:
-        text += f" The shaded band is its {percent(max(levels))} prediction interval."
+        text += f" The shaded band is its {percent(max(levels))} prediction interval, as wide as backtests ask for."
     if study.targets:
         text += " Circles with a bar are forecasts made before the run; stars are what was then measured."
     return text

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ PRESUMED_N = "n_params_matmul"
 
 @dataclass(frozen=True)
 class BandRow:
-    """A point of the compute-optimal frontier: loss in nats per token, its prediction interval where known."""
+    """A point of the compute-optimal frontier: loss in nats per token, with intervals (low, high) where known."""
 
     flops: float
     n: float | None  # the law's N
@@ -39,6 +39,8 @@ class BandRow:
     low: float | None
     high: float | None
     level: float | None
+    n_ends: tuple[float, float] | None = None
+    tokens_ends: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Law:
     certificate: Json
     intervals: Json
     band: tuple[BandRow, ...]
+    backtest: Json = field(default_factory=dict)  # of its own runs, or `why` there is none
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,15 @@ class Study:
         """Every family, in order of appearance."""
         seen = [row.family for row in self.rows] + list(self.laws) + [target.family for target in self.targets]
         return tuple(dict.fromkeys(seen))
+
+    @property
+    def asked(self) -> frozenset[str] | None:
+        """The families of which the plan holds out runs; None where no plan says."""
+        jobs = as_dict(as_dict(self.plan).get("plan")).get("jobs")
+        if not isinstance(jobs, list):
+            return None
+        runs = [as_dict(run) for job in jobs for run in as_dict(job).get("runs") or []]
+        return frozenset(str(run.get("family")) for run in runs if run.get("role") == "target")
 
     @property
     def done(self) -> tuple[RunRow, ...]:
@@ -177,7 +189,8 @@ def _law(family: str, document: Json) -> Law | str:
         return f"law.json has no finite {', '.join(absent)}"
     values = {name: value for name, value in constants.items() if value is not None}
     certificate, intervals = as_dict(document.get("certificate")), as_dict(document.get("intervals"))
-    return Law(family=family, certificate=certificate, intervals=intervals, band=_band(document.get("band")), **values)
+    band, backtest = _band(document.get("band")), as_dict(document.get("backtest"))
+    return Law(family=family, certificate=certificate, intervals=intervals, band=band, backtest=backtest, **values)
 
 
 def _band(document: Any) -> tuple[BandRow, ...]:
@@ -187,9 +200,16 @@ def _band(document: Any) -> tuple[BandRow, ...]:
         flops, loss = number(entry.get("flops")), number(entry.get("loss"))
         if flops is None or loss is None:
             continue
-        rest = (number(entry.get(key)) for key in ("low", "high", "level"))
-        rows.append(BandRow(flops, _law_n(entry), number(entry.get("tokens")), loss, *rest))
+        low, high, level = (number(entry.get(key)) for key in ("low", "high", "level"))
+        n_ends, tokens_ends = (_ends(entry.get(key)) for key in ("n_interval", "tokens_interval"))
+        tokens = number(entry.get("tokens"))
+        rows.append(BandRow(flops, _law_n(entry), tokens, loss, low, high, level, n_ends, tokens_ends))
     return tuple(sorted(rows, key=lambda row: row.flops))
+
+
+def _ends(interval: Any) -> tuple[float, float] | None:
+    low, high = (number(as_dict(interval).get(key)) for key in ("low", "high"))
+    return None if low is None or high is None else (low, high)
 
 
 def _law_n(entry: Json) -> float | None:

@@ -7,6 +7,7 @@ import msgspec
 
 from isoflop.atomic import write_atomically
 from isoflop.report import tables
+from isoflop.report.backtest import backtest_table
 from isoflop.report.chart import Chart
 from isoflop.report.figures import panels
 from isoflop.report.load import Study, load
@@ -110,8 +111,7 @@ def _sections(study: Study, drawn: list[Chart]) -> str:
     if len(study.families) > 1:
         both = "".join(figure(chart) for chart in drawn if chart.key == "families")
         parts.append(_section("families", "Families compared", both + tables.family_levels(study)))
-    forecasts = tables.targets(study) if study.targets else _absent("No held-out run has been forecast yet.")
-    parts.append(_section("forecasts", "Forecasts", forecasts))
+    parts.append(_section("forecasts", "Forecasts", _forecasts(study) + backtest_table(study)))
     runs = tables.runs(study) if study.rows else _absent("No run has finished yet.")
     parts.append(_section("runs", "Runs", runs))
     parts.append(_section("law", "Law and certificate", _laws(study)))
@@ -119,8 +119,16 @@ def _sections(study: Study, drawn: list[Chart]) -> str:
     return "\n".join(parts)
 
 
+def _forecasts(study: Study) -> str:
+    if study.targets:
+        return tables.targets(study)
+    if study.asked is not None and not study.asked:
+        return _absent("No held-out run was asked for: [[targets]] in the study file names what to forecast.")
+    return _absent("No held-out run has been forecast yet.")
+
+
 def _laws(study: Study) -> str:
-    fits = "".join(tables.law(fit) + tables.certificate(fit) for fit in study.laws.values())
+    fits = "".join(tables.law(fit) + tables.optima(fit) + tables.certificate(fit) for fit in study.laws.values())
     lost = "".join(_absent(f"No law for {family}: {reason}.") for family, reason in study.no_law.items())
     return fits + lost or _absent("No law has been fitted yet.")
 

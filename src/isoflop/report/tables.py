@@ -8,12 +8,18 @@ from isoflop.report import families
 from isoflop.report.accuracy import residual_percent
 from isoflop.report.chart import power, short
 from isoflop.report.common import percent
-from isoflop.report.load import Law, Study, Target, as_dict, number
+from isoflop.report.load import BandRow, Law, Study, Target, as_dict, number
 from isoflop.report.words import error_percent, verdict
 from isoflop.table import RunRow
 
 # What the lines of a certificate mean, for a reader who has not fitted a law before.
 MEANING = {
+    "status": "Sound, weak (doubtful for the reasons given) or refused (its forecasts have no interval).",
+    "reasons": "What makes it weak or refused.",
+    "profile": "Ends of an interval within which refits with the constant held there fit about as well.",
+    "influence": "Which runs move the optimal tokens per parameter most, when left out.",
+    "sensitivity": "What other deltas, forms and conventions of N would have said.",
+    "residual_structure": "Whether the residuals are noise, or bend with N, D or compute.",
     "objective": "The minimised misfit: the sum of Huber losses of log measured minus log predicted loss.",
     "gradient_norm": "How flat the objective is at the answer; near zero means that the search arrived at a minimum.",
     "n_starts": "From how many starting points the search was run.",
@@ -201,6 +207,30 @@ def law(fit: Law) -> str:
         body.append([name, f"{getattr(fit, name):.6g}", _interval(as_dict(fit.intervals.get(name))), meaning])
     caption = f"The law of {fit.family}: loss = E + A/N^alpha + B/D^beta"
     return table(caption, ("constant", "value", "interval", "meaning"), body, (1, 2))
+
+
+OPTIMA_ROWS = 6
+
+
+def optima(fit: Law) -> str:
+    """The best N and D at some of the frontier's budgets, with their intervals; nothing where none were stored."""
+    known = [row for row in fit.band if row.n and row.tokens]
+    if not known:
+        return ""
+    step = max((len(known) - 1) // (OPTIMA_ROWS - 1), 1)
+    body = [_optimum(row) for row in known[::-step][::-1]]
+    head = ("FLOPs", "best N", "interval", "best D, tokens", "interval", "loss", "interval")
+    caption = f"The best N and D under the law of {fit.family}, and the loss to be expected there"
+    return table(caption, head, body, range(1, len(head)), "wide")
+
+
+def _optimum(row: BandRow) -> list[str]:
+    def ends(pair: tuple[float, float] | None) -> str:
+        return "–" if pair is None else f"{short(pair[0])} to {short(pair[1])}"
+
+    interval = "–" if row.low is None or row.high is None else f"{row.low:.4f} to {row.high:.4f}"
+    sizes = [short(row.n or 0), ends(row.n_ends), short(row.tokens or 0), ends(row.tokens_ends)]
+    return [power(row.flops), *sizes, f"{row.loss:.4f}", interval]
 
 
 def _interval(interval: dict[str, Any]) -> str:

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from isoflop.report.chart import power, short
 from isoflop.report.common import fitted, measured_words, percent
 from isoflop.report.families import study_verdicts
-from isoflop.report.load import Law, Study, Target
+from isoflop.report.load import Law, Study, Target, as_dict, number
 
+ENOUGH = 8  # forecasts of a backtest whose coverage says something
+FAR_BELOW = 0.2  # of the coverage that was promised
 SHOWN = 5  # run names listed in a warning before "and n more"
 
 
@@ -17,6 +19,8 @@ def headline(study: Study) -> list[str]:
     sentences = []
     for family in study.families:
         words = _family_answer(study, family)
+        tested = _backtest(study, family)
+        words += f" {tested}" if tested else ""
         sentences.append(f"{family}: {words}" if named else words)
     return [*sentences, *_score(study), *study_verdicts(study)] or [
         "No run has been planned or finished in this study yet."
@@ -32,9 +36,25 @@ def _family_answer(study: Study, family: str) -> str:
     if not done:
         return f"No forecast: none of {len(rows)} runs finished, so there is nothing to fit."
     if family in study.laws:
-        return f"No forecast yet: {_law_words(study.laws[family])}, fitted to {done} finished runs."
+        asked = study.asked is None or family in study.asked
+        start = "No forecast yet: " if asked else "No held-out run was asked for; "
+        return f"{start}{_law_words(study.laws[family])}, fitted to {done} finished runs."
     reason = study.no_law.get(family, "no law has been fitted yet")
     return f"No forecast: {done} runs finished, but there is no law ({reason})."
+
+
+def _backtest(study: Study, family: str) -> str | None:
+    """How forecasts of the family's dearer runs from its cheaper ones came out; None where none were made."""
+    document = study.laws[family].backtest if family in study.laws else {}
+    pooled = as_dict(document.get("pooled"))
+    level, held, bias = (number(value) for value in (document.get("level"), pooled.get("coverage"), pooled.get("bias")))
+    if level is None or held is None or bias is None:
+        return None
+    return (
+        f"Backtest on its own runs: {percent(level)} intervals held {percent(round(held, 2))} of "
+        f"{pooled.get('forecasts')} forecasts of dearer runs from cheaper ones; on average these were "
+        f"{abs(100 * bias):.2g} % too {'high' if bias > 0 else 'low'}."
+    )
 
 
 def _law_words(law: Law) -> str:
@@ -46,7 +66,8 @@ def _forecast(study: Study, target: Target) -> str:
     if target.low is not None and target.high is not None:
         level = f"{percent(target.level)} interval " if target.level is not None else "interval "
         interval = f" ({level}{target.low:.3f} to {target.high:.3f})"
-    every = "" if target.n_params in (None, target.n) else f" ({short(target.n_params)} parameters in all)"
+    alike = target.n_params is None or short(target.n_params) == short(target.n)
+    every = "" if alike else f" ({short(target.n_params or 0)} parameters in all)"
     sizes = f"N = {short(target.n)}{every}, D = {short(target.tokens)} tokens"
     text = f"Forecast {target.loss:.3f} nats a token{interval} for {sizes}"
     largest = max((row.flops_exact for row in fitted(study, target.family)), default=None)
@@ -125,7 +146,19 @@ def _law_warnings(study: Study, law: Law) -> list[str]:
     if bound and not any("bound" in text for text in texts):
         names = ", ".join(map(str, bound)) if isinstance(bound, list) else str(bound)
         texts.append(f"a constant of the law sits at a bound ({names}): the runs do not determine it.")
+    texts += _overconfident(law)
     return [f"{_of(study, law.family)}{text}" for text in texts]
+
+
+def _overconfident(law: Law) -> list[str]:
+    """Whether the study's own hold-outs were missed far more often than they should."""
+    document, pooled = law.backtest, as_dict(law.backtest.get("pooled"))
+    told = document.get("level"), pooled.get("coverage"), pooled.get("forecasts")
+    level, held, count = (number(value) for value in told)
+    if level is None or held is None or count is None or count < ENOUGH or held > level - FAR_BELOW:
+        return []
+    intervals = f"{percent(level)} intervals held only {percent(round(held, 2))} of {count:.0f} forecasts"
+    return [f"{intervals} in its own backtest: take them for too narrow."]
 
 
 def _target_warnings(study: Study, target: Target) -> list[str]:
