@@ -4,23 +4,27 @@ isoflop cost llama-3.1-8b
 isoflop cost decoder.toml --context 4096
 isoflop cost path/to/hugging-face-model/ --json
 isoflop cost mpt-7b --hardware H100-SXM --devices 64 --micro-batch 8 --recompute full
-isoflop cost llama-3.1-70b --hardware H100-SXM --devices 256 --search
+isoflop cost llama-3.1-70b --hardware H100-SXM --devices 256 --search --tokens 2e12
+isoflop cost llama-3.1-70b --hardware H100-SXM --devices 8 --serve --prompt 2048 --output 512 --weights fp8
 
 ARCH is the name of a published model, a TOML file, or a Hugging Face directory or config.json.
 """
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from isoflop.architecture import Decoder
-from isoflop.cli import cost_training
+from isoflop.cli import cost_money, cost_training
 from isoflop.cli.tables import BYTES as BYTE_UNITS
 from isoflop.cli.tables import COUNTS, new_table, scaled
 from isoflop.cli.tables import FLOPS as FLOP_UNITS
 from isoflop.cost import CONVENTIONS, Cache, Flops, Parameters, PartFlops, cache, flops, flops_by_part, parameters
 from isoflop.cost.cache import BYTES
+from isoflop.cost.money import Bill
+from isoflop.cost.serving import ServingEstimate
 from isoflop.cost.training import TrainingEstimate
 
 if TYPE_CHECKING:
@@ -68,6 +72,8 @@ class Cost(msgspec.Struct, frozen=True):
     flops_by_part: dict[str, dict[str, PartFlops]]
     cache: Cache
     training: TrainingEstimate | msgspec.UnsetType = msgspec.UNSET
+    bill: Bill | msgspec.UnsetType = msgspec.UNSET
+    serving: ServingEstimate | msgspec.UnsetType = msgspec.UNSET
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache-dtype", default="bf16", metavar="TYPE", help=f"{', '.join(BYTES)} (default bf16)")
     parser.add_argument("--json", action="store_true", help="print the document instead of tables")
     cost_training.add_arguments(parser)
+    cost_money.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,15 +94,32 @@ def run(args: argparse.Namespace) -> int:
     context = decoder.max_context if args.context is None else args.context
     cost = cost_of(args.arch, decoder, context, args.cache_dtype)
     if args.hardware is not None:
-        training = cost_training.training_of(args, decoder, context, *cost_training.hardware_of(args))
-        if training is None:
+        whole = _on_devices(args, decoder, cost)
+        if whole is None:
             return EXIT_NO
-        cost = msgspec.structs.replace(cost, training=training)
+        cost = whole
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(cost), indent=2).decode())
     else:
         _print(cost, decoder)
     return 0
+
+
+def _on_devices(args: argparse.Namespace, decoder: Decoder, cost: Cost) -> Cost | None:
+    """The document with training, its bill and serving, as asked for; None, and a line that says why, where something
+    does not fit."""
+    hardware, belief = cost_training.hardware_of(args)
+    served = cost_money.serving_of(args, decoder, hardware)
+    if served is not None:
+        if not served.fits:
+            print(f"isoflop cost: {cost_money.too_large(served)}", file=sys.stderr)
+            return None
+        return msgspec.structs.replace(cost, serving=served)
+    training = cost_training.training_of(args, decoder, cost.context, hardware, belief)
+    if training is None:
+        return None
+    bill = cost_money.bill_of(args, training, hardware)
+    return msgspec.structs.replace(cost, training=training, bill=msgspec.UNSET if bill is None else bill)
 
 
 def cost_of(name: str, decoder: Decoder, context: int, cache_dtype: str) -> Cost:
@@ -124,10 +148,18 @@ def _print(cost: Cost, decoder: Decoder) -> None:
     for table in (_parameters_table(cost), _flops_table(cost), _parts_table(cost), _cache_table(cost)):
         console.print(table)
         console.print()
-    if cost.training is not msgspec.UNSET:
-        for table in cost_training.training_tables(cost.training):
-            console.print(table)
-            console.print()
+    for table in _on_devices_tables(cost):
+        console.print(table)
+        console.print()
+
+
+def _on_devices_tables(cost: Cost) -> "list[Table]":
+    tables = cost_training.training_tables(cost.training) if cost.training is not msgspec.UNSET else []
+    if cost.bill is not msgspec.UNSET:
+        tables.append(cost_money.bill_table(cost.bill))
+    if cost.serving is not msgspec.UNSET:
+        tables.append(cost_money.serving_table(cost.serving))
+    return tables
 
 
 def _parameters_table(cost: Cost) -> "Table":

@@ -121,8 +121,7 @@ def _rates(told: TrainingEstimate) -> "Table":
     for convention, share in told.mfu.items():
         table.add_row(f"MFU {convention}", f"{share:.2%}", "", told.tokens_per_s_per_device.source)
     table.add_row("tokens a step", f"{told.tokens_per_step:,}", "", "exact")
-    table.add_row("layout", _words(told.layout), "", "")
-    table.caption = "; ".join(told.notes)
+    table.caption = "; ".join([_words(told.layout), *told.notes])
     return table
 
 

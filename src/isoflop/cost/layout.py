@@ -86,5 +86,5 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
     def _divides(self, kind: str, degree: int, of_name: str, of: int | None) -> None:
         if of is not None and of % degree:
-            valid = ", ".join(str(d) for d in range(1, min(of, 129)) if of % d == 0)
+            valid = ", ".join(str(d) for d in range(1, min(of, 128) + 1) if of % d == 0)
             raise ValueError(f"{kind} = {degree} does not divide the {of} {of_name}; valid up to 128: {valid}")
