@@ -18,8 +18,10 @@ from isoflop.engine.sequence import Sequence
 from isoflop.engine.states import Slots, Strand, Strands
 from isoflop.engine.store import DTYPES, PlainStore, build_store
 from isoflop.model import DecoderModel
+from isoflop.model.kernels.paged import KINDS, available
 from isoflop.model.packed import Packed
 
+SHORT = 8  # new tokens of a sequence that meet their pages in place
 Paged = PagedKeyValues | PagedLatents | PagedHyena
 Slotted = Slots | PagedHyena
 
@@ -51,7 +53,7 @@ class Memory:
         self.layers = [self._layer(i, group_of.get(i)) for i in range(len(model.layers))]
         self._paged = {i: x for i, x in enumerate(self.layers) if isinstance(x, Paged)}
         self._slotted = [x for x in self.layers if isinstance(x, Slotted)]
-        self._offsets = torch.arange(plan.page_tokens, device=self.device)
+        self._in_place = self.device.type == "cpu" and dtype in KINDS and available()
 
     @property
     def nbytes(self) -> int:
@@ -79,7 +81,7 @@ class Memory:
                 slots.keep(sequence.slot, n_tokens)
 
     def forward(self, works: Many[Work]) -> Tensor:
-        """Logits [R, V], float32, of the wanted rows, in order. Sequences with one token must come first."""
+        """Logits [R, V], float32, of the wanted rows, in order. Sequences with fewer tokens must come first."""
         tokens: list[int] = []
         positions: list[int] = []
         wanted: list[int] = []
@@ -107,25 +109,18 @@ class Memory:
     def _lay(self, works: Many[Work]) -> None:
         size, begin = self.plan.page_tokens, 0
         self.strands.singles, self.strands.others = [], []
-        for lanes in self.lanes:
-            lanes.lanes = []
-        at: list[list[Tensor]] = [[] for _ in self.lanes]
+        lanes: list[list[Lane]] = [[] for _ in self.lanes]
         for work in works:
             s, end = work.sequence, begin + work.n_tokens
-            for g, lanes in enumerate(self.lanes):
-                first = self.plan.groups[g].reach.first(s.n_computed)
-                pages = self._tensor(s.tables[g][first // size :])
-                at_S = (pages[:, None] * size + self._offsets).flatten()[first % size :]
-                start = s.n_computed - first
-                at_S = at_S[: start + work.n_tokens]
-                at[g].append(at_S[start:])
-                lanes.lanes.append(Lane(begin, end, start, at_S))
+            for g, group in enumerate(self.plan.groups):
+                first = group.reach.first(s.n_computed)
+                lanes[g].append(Lane(begin, end, s.n_computed, first, s.tables[g], size, self.device))
             if s.slot is not None:
                 strand = Strand(begin, end, s.slot, len(work.drafts), s.n_computed)
                 (self.strands.singles if work.n_tokens == 1 else self.strands.others).append(strand)
             begin = end
-        for g, lanes in enumerate(self.lanes):
-            lanes.at_T = torch.cat(at[g])
+        for shared, own in zip(self.lanes, lanes, strict=True):
+            shared.fill(own, SHORT if self._in_place else 0)
         self.strands.at_N = self._tensor([strand.slot for strand in self.strands.singles])
 
     def _turns(self, works: Many[Work], positions_T: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -152,11 +147,11 @@ class Memory:
                 keys, values = (
                     build_store(self._places(g), m.n_kv_heads, m.d_head, self.dtype, self.device) for _ in "kv"
                 )
-                return PagedKeyValues(self.lanes[g], keys, values)
+                return PagedKeyValues(self.lanes[g], self.plan.page_tokens, keys, values)
             case architecture.LatentAttention() as m:
                 assert g is not None
                 latents = build_store(self._places(g), 1, m.kv_rank + m.d_rope, self.dtype, self.device)
-                return PagedLatents(self.lanes[g], latents)
+                return PagedLatents(self.lanes[g], self.plan.page_tokens, latents)
             case architecture.Hyena() as m:
                 assert g is not None
                 d_model, rest = self.model.decoder.d_model, DTYPES[self.rest]

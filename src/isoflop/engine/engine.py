@@ -51,9 +51,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """`memory`: bytes of all caches; `page_tokens`: tokens of a page; `most_running`: sequences at once;
     `tokens_per_step`: new tokens of a step; `dtype` of keys, values and latents: fp32, bf16, fp16, fp8, int8, int4
     (None: the model's); `snapshots`: copies of recurrent states that are kept for other requests with the same prefix
-    (None: as many as most_running); `reuse`: prefixes are found again by their contents; `end_tokens`: of the model; `guide`:
-    what follows a grammar; `drafts`: tokens that the drafter is asked for; `typical`: tokens of a usual sequence, by
-    which memory is divided between layers that see everything and layers that see a window (None: up to 2048)."""
+    (None: as many as most_running); `reuse`: prefixes are found again by their contents; `end_tokens`: of the model;
+    `guide`: what follows a grammar; `drafts`: tokens that the drafter is asked for; `typical`: tokens of a usual
+    sequence, by which memory is divided between layers that see everything and layers that see a window (None: up to
+    2048)."""
 
     memory: int = 1 << 30
     page_tokens: int = 16

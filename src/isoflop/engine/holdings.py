@@ -3,6 +3,7 @@
 Nothing here touches a tensor: what has to be copied or cleared before the next forward is left in `orders`.
 """
 
+from array import array
 from dataclasses import dataclass, field
 
 from isoflop.engine.blocks import BlockPool
@@ -49,7 +50,7 @@ class Holdings:
             pages = [self._page(g, sequence, block) for block in range(first, found)]
             for page in pages:
                 pool.share(page)
-            sequence.tables.append([NOTHING] * min(first, found) + pages)
+            sequence.tables.append(array("q", [NOTHING] * min(first, found) + pages))
         if self.plan.slot_bytes:
             self._enter_slot(sequence, found)
         self.n_looked_up += len(sequence.tokens)
@@ -70,7 +71,7 @@ class Holdings:
         if self.plan.slot_bytes and not self.slots.n_available:
             return False
         new.n_computed = sequence.n_computed
-        new.tables = [list(table) for table in sequence.tables]
+        new.tables = [table[:] for table in sequence.tables]
         for pool, table in zip(self.pages, new.tables, strict=True):
             for page in table:
                 if page != NOTHING:
@@ -104,7 +105,7 @@ class Holdings:
         for g, (pool, table) in enumerate(zip(self.pages, sequence.tables, strict=True)):
             if shared[g]:
                 self._copy(g, table, last)
-            table += [pool.take() for _ in range(end - len(table))]
+            table.extend([pool.take() for _ in range(end - len(table))])
         return True
 
     def settle(self, sequence: Sequence, n_computed: int) -> None:
@@ -183,7 +184,7 @@ class Holdings:
         self.slots.give(kept)
         self.orders.slots.append((kept, sequence.slot))
 
-    def _copy(self, g: int, table: list[int], block: int) -> None:
+    def _copy(self, g: int, table: "array[int]", block: int) -> None:
         pool, old = self.pages[g], table[block]
         table[block] = pool.take()
         pool.give(old)

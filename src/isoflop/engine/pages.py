@@ -1,18 +1,25 @@
-"""Paged keys and values, or latents, of one layer. T packed token of the step, S token of one sequence within reach, H
-query head, K key/value head, D d_head, L width of a latent.
+"""Paged keys and values, or latents, of one layer. T packed token of the step, N token of a short lane, S token of one
+sequence within reach, H query head, K key/value head, D d_head, E width of values, L width of a latent.
 
-Layers of one group share where things lie: `Lanes` says it for the step, and is filled anew before each forward.
+Layers of one group share where things lie: `Lanes` says it for the step, and is filled anew before each forward. Few
+new tokens of a sequence, as in decoding, meet its pages in place, in one call of a kernel for all sequences; many are
+worth a copy of their past into one piece, and the kernel of whole sequences.
 """
 
+from array import array
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from isoflop.engine.store import Store
 from isoflop.model.kernels.attention import attention
+from isoflop.model.kernels.paged import paged_attention
 from isoflop.model.kernels.plain import Options
+from isoflop.model.rope import Turns, rotate
 
 if TYPE_CHECKING:
     from isoflop.model.latent import LatentAttention
@@ -20,34 +27,90 @@ if TYPE_CHECKING:
 
 @dataclass
 class Lane:
-    """The new tokens of one sequence: rows begin .. end - 1 of the packed ones, the first at place `start` among those
-    that the sequence keeps within reach, which lie at `at_S`."""
+    """The new tokens of one sequence: rows begin .. end - 1 of the packed ones, the first at `position`. The sequence
+    keeps what it sees from `first` on, in `table`'s pages of `size` tokens."""
 
     begin: int
     end: int
-    start: int
-    at_S: Tensor
+    position: int
+    first: int
+    table: "array[int]"
+    size: int
+    device: torch.device
+
+    @property
+    def start(self) -> int:
+        """Of the first new token among what the sequence keeps within reach."""
+        return self.position - self.first
+
+    @cached_property
+    def at_S(self) -> Tensor:
+        """Where all within reach lies, the new tokens last."""
+        pages = torch.tensor(self.table[self.first // self.size :], dtype=torch.long)
+        places = (pages[:, None] * self.size + torch.arange(self.size)).flatten()[self.first % self.size :]
+        return places[: self.start + self.end - self.begin].to(self.device)
 
 
 @dataclass
 class Lanes:
-    """Of a step: where each new token goes, and each sequence's lane."""
+    """Of a step: the sequences' lanes, of which the first `n_short` rows are met in place."""
 
-    at_T: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     lanes: list[Lane] = field(default_factory=list)
+    n_short: int = 0
+
+    def fill(self, lanes: list[Lane], most: int) -> None:
+        """For a new step: lanes of at most `most` tokens are short; they come first."""
+        self.lanes = lanes
+        self.n_short = max((lane.end for lane in lanes if lane.end - lane.begin <= most), default=0)
+        self.__dict__.pop("where_N2", None)
+        self.__dict__.pop("at_T", None)
+
+    @cached_property
+    def where_N2(self) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        """Of each short row, the address of its sequence's table and its position."""
+        rows = [
+            (lane.table.buffer_info()[0], lane.position + i)
+            for lane in self.lanes
+            if lane.begin < self.n_short
+            for i in range(lane.end - lane.begin)
+        ]
+        return np.array(rows, dtype=np.int64)
+
+    @cached_property
+    def at_T(self) -> Tensor:
+        """Where each new token goes."""
+        return torch.cat([lane.at_S[lane.start :] for lane in self.lanes])
+
+    @property
+    def long(self) -> list[Lane]:
+        return [lane for lane in self.lanes if lane.begin >= self.n_short]
 
 
 class PagedKeyValues:
     """What attention keeps of all sequences."""
 
-    def __init__(self, lanes: Lanes, keys: Store, values: Store) -> None:
-        self.lanes, self.keys, self.values = lanes, keys, values
+    rotates = True
 
-    def attend(self, q_1THD: Tensor, k_1TKD: Tensor, v_1TKD: Tensor, options: Options) -> Tensor:
+    def __init__(self, lanes: Lanes, size: int, keys: Store, values: Store) -> None:
+        self.lanes, self.size, self.keys, self.values = lanes, size, keys, values
+        self._stored = keys.stored, values.stored
+
+    def attend(
+        self, q_1THD: Tensor, k_1TKD: Tensor, v_1TKD: Tensor, options: Options, turns: Turns | None = None
+    ) -> Tensor:
         """Keep the new tokens' keys and values, and mix what each token may see, [1, T, H, D]."""
-        self.keys.write(self.lanes.at_T, k_1TKD[0])
-        self.values.write(self.lanes.at_T, v_1TKD[0])
-        return torch.cat([self._one(q_1THD, lane, options) for lane in self.lanes.lanes], dim=1)
+        n, parts = self.lanes.n_short, []
+        if n:
+            rows = q_1THD[0, :n], k_1TKD[0, :n], v_1TKD[0, :n]
+            width, turned = v_1TKD.shape[3], None if turns is None else Turns(turns[0][:n], turns[1][:n], turns[2])
+            mixed = paged_attention(*rows, self.lanes.where_N2, self.size, *self._stored, width, options, turned)
+            parts.append(mixed[None].to(q_1THD.dtype))
+        if n < q_1THD.shape[1]:
+            q, k = (x if turns is None else rotate(x, *turns) for x in (q_1THD, k_1TKD))
+            self.keys.write(self.lanes.at_T[n:], k[0, n:])
+            self.values.write(self.lanes.at_T[n:], v_1TKD[0, n:])
+            parts += [self._one(q, lane, options) for lane in self.lanes.long]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _one(self, q_1THD: Tensor, lane: Lane, o: Options) -> Tensor:
         q = q_1THD[:, lane.begin : lane.end]
@@ -62,13 +125,24 @@ class PagedKeyValues:
 class PagedLatents:
     """What latent attention keeps of all sequences."""
 
-    def __init__(self, lanes: Lanes, latents: Store) -> None:
-        self.lanes, self.latents = lanes, latents
+    def __init__(self, lanes: Lanes, size: int, latents: Store) -> None:
+        self.lanes, self.size, self.latents = lanes, size, latents
 
     def attend(self, module: "LatentAttention", q_1THD: Tensor, latent_1TL: Tensor) -> Tensor:
         """Keep the new tokens' latents, and mix what each token may see, [1, T, H, V]."""
-        self.latents.write(self.lanes.at_T, latent_1TL[0, :, None])
-        return torch.cat([self._one(module, q_1THD, lane) for lane in self.lanes.lanes], dim=1)
+        n, parts = self.lanes.n_short, []
+        if n:
+            parts.append(self._short(module, q_1THD[:, :n], latent_1TL[:, :n]))
+        if n < q_1THD.shape[1]:
+            self.latents.write(self.lanes.at_T[n:], latent_1TL[0, n:, None])
+            parts += [self._one(module, q_1THD, lane) for lane in self.lanes.long]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _short(self, module: "LatentAttention", q_1NHD: Tensor, latent_1NL: Tensor) -> Tensor:
+        q_NHL, options = module.into_latents(q_1NHD)[0], Options(module.scale)
+        rows = q_NHL, latent_1NL[0, :, None], None, self.lanes.where_N2, self.size, self.latents.stored, None
+        mixed_NHR = paged_attention(*rows, module.mixer.kv_rank, options, None)
+        return module.out_of_latents(mixed_NHR[None].to(q_1NHD.dtype))
 
     def _one(self, module: "LatentAttention", q_1THD: Tensor, lane: Lane) -> Tensor:
         q = q_1THD[:, lane.begin : lane.end]

@@ -41,12 +41,12 @@ class Scheduler:
             self.holdings.leave(sequence)
 
     def schedule(self) -> list[Work]:
-        """The next step, those that bring one token first; empty only if nobody is there."""
+        """The next step, those that bring few tokens first; empty only if nobody is there."""
         before = self.n_preempted
         works = self._continue()
         if not works or self.n_preempted == before:  # who enters now would only be turned out again
             works += self._enter(self.tokens_per_step - sum(work.n_tokens for work in works))
-        return sorted(works, key=lambda work: work.n_tokens > 1)
+        return sorted(works, key=lambda work: work.n_tokens)
 
     def _continue(self) -> list[Work]:
         works: list[Work] = []

@@ -1,5 +1,6 @@
 """One request under way: its tokens, how many of them the caches know, and what it holds."""
 
+from array import array
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ class Sequence:
     turns: tuple[Any, ...] = ()
     n_computed: int = 0
     n_cached: int = 0
-    tables: list[list[int]] = field(default_factory=list)
+    tables: list["array[int]"] = field(default_factory=list)
     slot: int | None = None
     digests: list[Digest] = field(default_factory=list)
     snapshot: Digest | None = None

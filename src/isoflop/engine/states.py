@@ -26,7 +26,7 @@ class Strand:
 
 @dataclass
 class Strands:
-    """Of a step: sequences that bring one token, whose rows come first, and the others."""
+    """Of a step: sequences that bring one token, whose rows come first, and the others. `at_N`: the former's slots."""
 
     singles: list[Strand] = field(default_factory=list)
     others: list[Strand] = field(default_factory=list)

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from isoflop.cost.cache import QUANTIZED, vector_bytes
+from isoflop.model.kernels.paged import Stored
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
+NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float8_e4m3fn: "fp8"}
+DTYPES = {name: dtype for dtype, name in NAMES.items()}
 
 
 class Store(Protocol):
@@ -28,6 +30,11 @@ class Store(Protocol):
 
     def copy(self, first: int, to: int, n: int) -> None:
         """n places from `first` on to those from `to` on."""
+        ...
+
+    @property
+    def stored(self) -> Stored:
+        """As the kernels are told of it."""
         ...
 
     @property
@@ -60,6 +67,10 @@ class PlainStore:
         self.rows_NKD[to : to + n] = self.rows_NKD[first : first + n]
 
     @property
+    def stored(self) -> Stored:
+        return Stored(NAMES[self.rows_NKD.dtype], self.rows_NKD, None)
+
+    @property
     def nbytes(self) -> int:
         return int(self.rows_NKD.nbytes)
 
@@ -85,6 +96,10 @@ class QuantizedStore:
     def copy(self, first: int, to: int, n: int) -> None:
         for tensor in (self.codes_NKQ, self.scales_NKS):
             tensor[to : to + n] = tensor[first : first + n]
+
+    @property
+    def stored(self) -> Stored:
+        return Stored(self.dtype, self.codes_NKQ, self.scales_NKS)
 
     @property
     def nbytes(self) -> int:

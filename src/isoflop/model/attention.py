@@ -14,12 +14,14 @@ from isoflop.model.kernels.plain import Options
 from isoflop.model.linear import Linear
 from isoflop.model.norm import build_norm
 from isoflop.model.place import Place, alibi_slopes
-from isoflop.model.rope import rotate
+from isoflop.model.rope import Turns, rotate
 
 
 @dataclass
 class KeyValues:
     """Keys and values of the last tokens, each [B, capacity, K, D]; token p lies at p mod capacity."""
+
+    rotates = False
 
     keys: Tensor
     values: Tensor
@@ -40,8 +42,11 @@ class KeyValues:
         self.values[:, at_T] = v_BTKD[:, first:].to(self.values.dtype)
         self.length += n_new
 
-    def attend(self, q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, options: Options) -> Tensor:
+    def attend(
+        self, q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, options: Options, turns: Turns | None = None
+    ) -> Tensor:
         """Keep the new tokens' keys and values, and mix all that the new tokens may see, [B, T, H, D]."""
+        assert turns is None
         k_BSKD, v_BSKD, n_past, window = self._with_past(k_BTKD, v_BTKD, options)
         o = options
         return causal_attention(
@@ -77,10 +82,15 @@ class KeyValues:
 
 
 class Attended(Protocol):
-    """What attention asks of its past: KeyValues, or an engine's pages."""
+    """What attention asks of its past: KeyValues, or an engine's pages. `rotates`: it can turn queries and keys."""
 
-    def attend(self, q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, options: Options) -> Tensor:
-        """Keep the new tokens' keys and values, and mix all that the new tokens may see, [B, T, H, D]."""
+    rotates: bool
+
+    def attend(
+        self, q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, options: Options, turns: Turns | None = None
+    ) -> Tensor:
+        """Keep the new tokens' keys and values, and mix all that the new tokens may see, [B, T, H, D]; queries and keys
+        are yet to be turned where `turns` are given."""
         ...
 
 
@@ -106,13 +116,14 @@ class Attention(nn.Module):
         self.register_buffer("slopes", slopes, persistent=False)
 
     def forward(self, x_BTM: Tensor, place: Place, state: Attended | None = None) -> Tensor:
-        q_BTHD, k_BTKD, v_BTKD = self._project(x_BTM, place)
-        m = self.mixer
+        m, turns = self.mixer, self._turns(place)
         options = Options(self.scale, 0, m.window, m.chunk, m.softcap, self.slopes, self.sinks)
         if state is None:
-            mixed_BTHD = causal_attention(q_BTHD, k_BTKD, v_BTKD, *options.tuple())
+            mixed_BTHD = causal_attention(*self._project(x_BTM, place, turns), *options.tuple())
+        elif state.rotates and m.temperature is None and m.qk_norm != "unweighted-after":  # turning comes last
+            mixed_BTHD = state.attend(*self._project(x_BTM, place, None), options, turns)
         else:
-            mixed_BTHD = state.attend(q_BTHD, k_BTKD, v_BTKD, options)
+            mixed_BTHD = state.attend(*self._project(x_BTM, place, turns), options)
         return self.out(mixed_BTHD.flatten(2))
 
     def new_state(self, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> KeyValues:
@@ -121,15 +132,17 @@ class Attention(nn.Module):
         shape = (batch, min(capacity, m.window or m.chunk or capacity), m.n_kv_heads, m.d_head)
         return KeyValues(torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device))
 
-    def _project(self, x_BTM: Tensor, place: Place) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x_BTM: Tensor, place: Place, turns: Turns | None) -> tuple[Tensor, Tensor, Tensor]:
         m = self.mixer
         heads_BTHD = self.qkv(x_BTM).unflatten(-1, (-1, m.d_head))
         if m.qk_norm in ("head", "all") or m.clip_qkv is not None:
             q_BTHD, k_BTKD, v_BTKD = self._normed(heads_BTHD)
-            q_BTHD, k_BTKD = self._turned(q_BTHD, place), self._turned(k_BTKD, place)
+            q_BTHD, k_BTKD = self._turned(q_BTHD, turns), self._turned(k_BTKD, turns)
+        elif turns is None:
+            q_BTHD, k_BTKD, v_BTKD = heads_BTHD.split((m.n_heads, m.n_kv_heads, m.n_kv_heads), dim=2)
         else:
             turned_BTHD, v_BTKD = heads_BTHD.split((m.n_heads + m.n_kv_heads, m.n_kv_heads), dim=2)
-            q_BTHD, k_BTKD = self._turned(turned_BTHD, place).split((m.n_heads, m.n_kv_heads), dim=2)
+            q_BTHD, k_BTKD = self._turned(turned_BTHD, turns).split((m.n_heads, m.n_kv_heads), dim=2)
         if m.qk_norm == "unweighted-after":
             q_BTHD, k_BTKD = (F.rms_norm(x, x.shape[-1:], None, self.eps) for x in (q_BTHD, k_BTKD))
         return self._temper(q_BTHD, place), k_BTKD, v_BTKD
@@ -147,10 +160,13 @@ class Attention(nn.Module):
             q_BTHD, k_BTKD, v_BTKD = (x.clamp(-m.clip_qkv, m.clip_qkv) for x in (q_BTHD, k_BTKD, v_BTKD))
         return q_BTHD, k_BTKD, v_BTKD
 
-    def _turned(self, x_BTHD: Tensor, place: Place) -> Tensor:
+    def _turns(self, place: Place) -> Turns | None:
         if self.rope is None or place.cos_TC is None or place.sin_TC is None:
-            return x_BTHD
-        return rotate(x_BTHD, place.cos_TC, place.sin_TC, self.rope.layout)
+            return None
+        return Turns(place.cos_TC, place.sin_TC, self.rope.layout)
+
+    def _turned(self, x_BTHD: Tensor, turns: Turns | None) -> Tensor:
+        return x_BTHD if turns is None else rotate(x_BTHD, *turns)
 
     def _temper(self, q_BTHD: Tensor, place: Place) -> Tensor:
         t = self.mixer.temperature

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,14 @@ from isoflop.architecture import Dynamic, LinearScaling, Llama3Scaling, LongRope
 EAGER_POSITIONS = 8192
 # Tables of different lengths that are kept, of scalings that follow the length: those of sequences decoded together.
 MADE_TABLES = 16
+
+
+class Turns(NamedTuple):
+    """How queries and keys turn: cos and sin of each token, [T, C], float32, and the layout of the pairs."""
+
+    cos_TC: Tensor
+    sin_TC: Tensor
+    layout: str
 
 
 class RopeTables(nn.Module):

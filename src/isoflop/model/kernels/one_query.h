@@ -19,6 +19,31 @@ static INLINE float largest(Vec x) {
     return most;
 }
 
+// A head's products with n keys, the last of them the query's own, to its weights, in place; zeros from n to capacity.
+static void weigh(const Scores& s, const float* sink_of_head, float* x, int64_t n, int64_t capacity) {
+    Ints lane;
+    for (int i = 0; i < L; ++i) lane[i] = i;
+    float sink = sink_of_head ? *sink_of_head * LOG2E : MASKED;
+    Vec most = splat(sink);
+    for (int64_t j = 0; j < capacity; j += L) {
+        Vec y = at(x + j) * s.scale;
+        if (s.cap != 0) y = tanh(y) * s.cap;
+        if (s.slope != 0) y -= s.slope * __builtin_convertvector(static_cast<int32_t>(n - 1 - j) - lane, Vec);
+        y = lane < static_cast<int32_t>(n - j) ? y : splat(MASKED);
+        put(x + j, y);
+        most = larger(most, y);
+    }
+    float top = largest(most);
+    Vec sum{};
+    for (int64_t j = 0; j < capacity; j += L) {
+        Vec y = exp2(at(x + j) - top);
+        put(x + j, y);
+        sum += y;
+    }
+    float all = total(sum) + (sink_of_head ? exp2(splat(sink - top))[0] : 0.0f);
+    for (int64_t j = 0; j < capacity; j += L) put(x + j, at(x + j) / all);
+}
+
 struct One {
     const Call& c;
     int64_t first, n, capacity;  // the keys it sees, and room for their scores
@@ -37,7 +62,8 @@ struct One {
         int64_t group = c.H / c.K, h = kv * group, r = 0;
         for (; r + 4 <= group; r += 4) dots<4>(b, kv, h + r, p + r * capacity);
         for (; r < group; ++r) dots<1>(b, kv, h + r, p + r * capacity);
-        for (r = 0; r < group; ++r) softmax(h + r, p + r * capacity);
+        for (r = 0; r < group; ++r)
+            weigh(Scores(c, h + r), c.sinks ? c.sinks + h + r : nullptr, p + r * capacity, n, capacity);
         for (r = 0; r + 4 <= group; r += 4) mix<4>(b, kv, h + r, p + r * capacity);
         for (; r < group; ++r) mix<1>(b, kv, h + r, p + r * capacity);
     }
@@ -61,32 +87,6 @@ struct One {
             }
             UNROLL for (int i = 0; i < R; ++i) to[i * capacity + j] = total(sums[i]);
         }
-    }
-
-    // A head's products to its weights, in place; zeros beyond the last key.
-    void softmax(int64_t h, float* x) const {
-        Scores s(c, h);
-        Ints lane;
-        for (int i = 0; i < L; ++i) lane[i] = i;
-        float sink = c.sinks ? c.sinks[h] * LOG2E : MASKED;
-        Vec most = splat(sink);
-        for (int64_t j = 0; j < capacity; j += L) {
-            Vec y = at(x + j) * s.scale;
-            if (s.cap != 0) y = tanh(y) * s.cap;
-            if (s.slope != 0) y -= s.slope * __builtin_convertvector(static_cast<int32_t>(n - 1 - j) - lane, Vec);
-            y = lane < static_cast<int32_t>(n - j) ? y : splat(MASKED);
-            put(x + j, y);
-            most = larger(most, y);
-        }
-        float top = largest(most);
-        Vec sum{};
-        for (int64_t j = 0; j < capacity; j += L) {
-            Vec y = exp2(at(x + j) - top);
-            put(x + j, y);
-            sum += y;
-        }
-        float all = total(sum) + (c.sinks ? exp2(splat(sink - top))[0] : 0.0f);
-        for (int64_t j = 0; j < capacity; j += L) put(x + j, at(x + j) / all);
     }
 
     template <int R>

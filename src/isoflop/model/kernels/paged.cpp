@@ -1,0 +1,181 @@
+// Attention of single tokens over pages, as in decoding: turns queries and keys, stores keys and values where the
+// sequence's table says, and reads all that a token sees through the table, in place, once for all heads that share it.
+//
+// A row is one token. N row, H query head, K key/value head, D width of queries and keys, E width of values, C turned
+// pair.
+
+#include "one_query.h"
+#include "stored.h"
+
+struct Where {  // of a row
+    const int64_t* table;  // its sequence's pages
+    int64_t position;
+};
+
+// The caller's arguments, in this order (paged.py packs the same). Rows are `q_row`, .. floats apart. Without values,
+// those are the first E columns of the keys; without turns, there are none.
+struct Rows {
+    const float *q, *k, *v;
+    float* out;  // [N, H, E]
+    const float *cos, *sin;  // [N, C]
+    const float *slopes, *sinks;
+    void *keys, *key_scales, *values, *value_scales;
+    const Where* where;  // [N]
+    int64_t q_row, k_row, v_row, N, H, K, D, E, C, interleaved, page, kind, window, chunk, threads;
+    double scale, softcap;
+};
+
+constexpr int MOST = 4;  // heads of a task
+
+static void turn(float* to, const float* x, const Rows& c, int64_t row) {
+    memcpy(to, x, 4 * c.D);
+    if (!c.cos) return;
+    const float *cos = c.cos + row * c.C, *sin = c.sin + row * c.C;
+    int64_t step = c.interleaved ? 2 : 1, other = c.interleaved ? 1 : c.C;
+    for (int64_t i = 0; i < c.C; ++i) {
+        float a = x[i * step], b = x[i * step + other];
+        to[i * step] = a * cos[i] - b * sin[i];
+        to[i * step + other] = b * cos[i] + a * sin[i];
+    }
+}
+
+template <class Stored>
+static void store(const Rows& c, int64_t row, float* turned) {
+    Where w = c.where[row];
+    int64_t place = w.table[w.position / c.page] * c.page + w.position % c.page;
+    for (int64_t kv = 0; kv < c.K; ++kv) {
+        turn(turned, c.k + row * c.k_row + kv * c.D, c, row);
+        Stored(c.keys, c.key_scales, c.K, c.D, kv).save(place, turned);
+        if (c.values) Stored(c.values, c.value_scales, c.K, c.E, kv).save(place, c.v + row * c.v_row + kv * c.E);
+    }
+}
+
+template <class Stored>
+struct Reader {
+    const Rows& c;
+    Call asked;  // what Scores reads of it
+    int64_t capacity;
+    Scratch memory;
+    float *q, *p;  // [MOST][D], [MOST][capacity]
+
+    Reader(const Rows& c, int64_t longest)
+        : c(c),
+          capacity(up(longest, L)),
+          memory(MOST * (up(c.D, L) + capacity)),
+          q(memory.take(MOST * up(c.D, L))),
+          p(memory.take(MOST * capacity)) {
+        asked.window = c.window, asked.chunk = c.chunk, asked.scale = c.scale, asked.softcap = c.softcap;
+        asked.slopes = c.slopes, asked.sinks = c.sinks;
+    }
+
+    // Heads h .. h + heads - 1, which share keys
+    void task(int64_t row, int64_t h, int64_t heads) {
+        int64_t kv = h / (c.H / c.K), position = c.where[row].position;
+        int64_t first = Scores(asked, 0).first_key(position), n = position + 1 - first;
+        for (int64_t i = 0; i < heads; ++i)
+            turn(q + i * up(c.D, L), c.q + row * c.q_row + (h + i) * c.D, c, row);
+        Stored keys(c.keys, c.key_scales, c.K, c.D, kv);
+        Stored values = c.values ? Stored(c.values, c.value_scales, c.K, c.E, kv) : keys;
+        switch (heads) {
+            case 1: all<1>(keys, values, row, h, first, n); break;
+            case 2: all<2>(keys, values, row, h, first, n); break;
+            case 3: all<3>(keys, values, row, h, first, n); break;
+            default: all<4>(keys, values, row, h, first, n);
+        }
+    }
+
+    template <int R>
+    void all(const Stored& keys, const Stored& values, int64_t row, int64_t h, int64_t first, int64_t n) {
+        const int64_t* table = c.where[row].table;
+        int64_t room = up(n, L), width = up(c.D, L);
+        along(table, first, n, [&](int64_t j, int64_t place) {
+            typename Stored::Row key = keys.row(place);
+            Vec sums[R];
+            UNROLL for (int i = 0; i < R; ++i) sums[i] = Vec{};
+            int64_t d = 0;
+            for (; d + L <= c.D; d += L) {
+                Vec x = keys.load(key, d, L);
+                UNROLL for (int i = 0; i < R; ++i) sums[i] += at(q + i * width + d) * x;
+            }
+            if (d < c.D) {
+                Vec x = keys.load(key, d, c.D - d);
+                UNROLL for (int i = 0; i < R; ++i) sums[i] += some(q + i * width + d, c.D - d) * x;
+            }
+            UNROLL for (int i = 0; i < R; ++i) p[i * room + j] = total(sums[i]);
+        });
+        for (int i = 0; i < R; ++i)
+            weigh(Scores(asked, h + i), c.sinks ? c.sinks + h + i : nullptr, p + i * room, n, room);
+        float* out = c.out + (row * c.H + h) * c.E;
+        int64_t e = 0;
+        for (; e + 4 * L <= c.E; e += 4 * L) columns<R, 4>(values, table, first, n, room, out, e);
+        for (; e < c.E; e += L) columns<R, 1>(values, table, first, n, room, out, e);
+    }
+
+    // V vectors of the output, from column e on
+    template <int R, int V>
+    void columns(const Stored& values, const int64_t* table, int64_t first, int64_t n, int64_t room, float* out,
+                 int64_t e) {
+        int64_t left = c.E - e;
+        Vec sums[R][V];
+        UNROLL for (int i = 0; i < R; ++i)
+            UNROLL for (int v = 0; v < V; ++v) sums[i][v] = Vec{};
+        along(table, first, n, [&](int64_t j, int64_t place) {
+            typename Stored::Row value = values.row(place);
+            Vec x[V];
+            UNROLL for (int v = 0; v < V; ++v) x[v] = values.load(value, e + v * L, left - v * L);
+            UNROLL for (int i = 0; i < R; ++i)
+                UNROLL for (int v = 0; v < V; ++v) sums[i][v] += p[i * room + j] * x[v];
+        });
+        for (int i = 0; i < R; ++i)
+            for (int v = 0; v < V; ++v)
+                memcpy(out + i * c.E + e + v * L, &sums[i][v], 4 * std::min<int64_t>(L, left - v * L));
+    }
+
+    // Of n tokens from the first on: their number, and their place
+    template <class Visit>
+    INLINE void along(const int64_t* table, int64_t first, int64_t n, const Visit& visit) const {
+        for (int64_t j = 0; j < n;) {
+            int64_t offset = (first + j) % c.page, run = std::min(c.page - offset, n - j);
+            int64_t place = table[(first + j) / c.page] * c.page + offset;
+            for (int64_t i = 0; i < run; ++i) visit(j + i, place + i);
+            j += run;
+        }
+    }
+};
+
+template <class Stored>
+static void run(const Rows& c) {
+    Scratch turned(up(c.D, L));
+    int64_t longest = 0, group = c.H / c.K, parts = (group + MOST - 1) / MOST;
+    for (int64_t row = 0; row < c.N; ++row) {
+        store<Stored>(c, row, reinterpret_cast<float*>(turned.memory));
+        int64_t position = c.where[row].position;
+        longest = std::max(longest, std::min({position + 1, c.window, c.chunk}));
+    }
+    int64_t tasks = c.N * c.K * parts;
+    auto task = [&](Reader<Stored>& reader, int64_t i) {
+        int64_t part = i % parts, kv = i / parts % c.K, row = i / parts / c.K;
+        reader.task(row, kv * group + part * MOST, std::min<int64_t>(MOST, group - part * MOST));
+    };
+    int threads = static_cast<int>(std::min(c.threads, tasks));
+    if (threads <= 1) {
+        Reader<Stored> reader(c, longest);
+        for (int64_t i = 0; i < tasks; ++i) task(reader, i);
+        return;
+    }
+#pragma omp parallel num_threads(threads)
+    {
+        Reader<Stored> reader(c, longest);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t i = 0; i < tasks; ++i) task(reader, i);
+    }
+}
+
+extern "C" void paged_attention(const Rows* c) {
+    switch (c->kind) {
+        case 0: return run<Fp32>(*c);
+        case 1: return run<Bf16>(*c);
+        case 2: return run<Int8>(*c);
+        default: return run<Int4>(*c);
+    }
+}

@@ -1,0 +1,81 @@
+"""paged.cpp for torch: attention of single tokens over pages.
+
+N row (one token), H query head, K key/value head, D width of queries and keys, E width of values.
+"""
+
+import functools
+import struct
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isoflop.model.kernels.build import library
+from isoflop.model.kernels.plain import EVERYTHING, Options
+from isoflop.model.rope import Turns
+
+_ROWS = struct.Struct("28q2d")  # paged.cpp's `Rows`: 13 pointers, 15 sizes, scale and cap
+KINDS = {"fp32": 0, "bf16": 1, "int8": 2, "int4": 3}
+
+
+class Stored(NamedTuple):
+    """Where vectors lie (isoflop.engine.store): codes [places, K, ..] and, of integers, scales."""
+
+    kind: str
+    codes: Tensor
+    scales: Tensor | None
+
+
+def available() -> bool:
+    """Whether the kernel can be had here; the first call compiles it."""
+    return library("paged") is not None
+
+
+def paged_attention(
+    q_NHD: Tensor,
+    k_NKD: Tensor,
+    v_NKE: Tensor | None,
+    where_N2: "np.ndarray[Any, np.dtype[np.int64]]",
+    page_tokens: int,
+    keys: Stored,
+    values: Stored | None,
+    d_value: int,
+    options: Options,
+    turns: Turns | None,
+) -> Tensor:
+    """[N, H, E], float32. First all rows' keys (turned) and values are stored, then each row mixes what it sees of its
+    own sequence, whose tokens before it lie there already. `where`: the address of its sequence's table of pages
+    (int64), and its position. Without values, those are the first E columns of the keys."""
+    n, heads, width = q_NHD.shape
+    q, k, v = _dense(q_NHD), _dense(k_NKD), None if v_NKE is None else _dense(v_NKE)
+    out = torch.empty(n, heads, d_value)
+    o = options
+    cos, sin, layout = (None, None, "half") if turns is None else turns
+    assert cos is None or (cos.is_contiguous() and sin is not None and sin.is_contiguous())
+    pointers = q.data_ptr(), k.data_ptr(), _pointer(v), out.data_ptr(), _pointer(cos), _pointer(sin)
+    marks = _pointer(o.slopes_H), _pointer(o.sinks_H), keys.codes.data_ptr(), _pointer(keys.scales)
+    stored = (0, 0) if values is None else (values.codes.data_ptr(), _pointer(values.scales))
+    rows = q.stride(0), k.stride(0), 0 if v is None else v.stride(0)
+    sizes = n, heads, k.shape[1], width, d_value, 0 if cos is None else cos.shape[1], int(layout != "half")
+    reach = page_tokens, KINDS[keys.kind], o.window or EVERYTHING, o.chunk or EVERYTHING, torch.get_num_threads()
+    numbers = *pointers, *marks, *stored, where_N2.ctypes.data, *rows, *sizes, *reach, o.scale, o.softcap or 0.0
+    _function()(_ROWS.pack(*numbers))
+    return out
+
+
+def _dense(x: Tensor) -> Tensor:
+    """float32, each row's heads next to each other."""
+    x = x if x.dtype is torch.float32 else x.float()
+    return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()
+
+
+def _pointer(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+@functools.cache
+def _function() -> Any:
+    kernels = library("paged")
+    assert kernels is not None
+    return kernels.paged_attention

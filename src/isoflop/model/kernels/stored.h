@@ -1,0 +1,173 @@
+// Vectors of a cache as they are stored, read a register at a time: fp32, bf16, and integers with a scale in fp16 a
+// group. The layouts are those of isoflop/engine/store.py.
+#pragma once
+
+#include <cmath>
+
+#include "vectors.h"
+
+typedef uint16_t Half;
+
+static INLINE float wide(Half x) {
+#if defined(__F16C__)
+    return _cvtsh_ss(x);
+#else
+    uint32_t sign = static_cast<uint32_t>(x & 0x8000) << 16, rest = x & 0x7fff;
+    float magnitude;
+    uint32_t bits = rest << 13;
+    memcpy(&magnitude, &bits, 4);
+    magnitude *= 0x1p112f;  // the exponent's other bias; halves below the normal come out right, too
+    memcpy(&bits, &magnitude, 4);
+    bits |= sign;
+    memcpy(&magnitude, &bits, 4);
+    return magnitude;
+#endif
+}
+
+static INLINE Half narrow(float x) {  // to the nearest, ties to even, as torch
+#if defined(__F16C__)
+    return _cvtss_sh(x, 0);
+#else
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    Half sign = static_cast<Half>(bits >> 16 & 0x8000);
+    float size = std::fabs(x);
+    if (size >= 65520.0f) return sign | 0x7c00;
+    if (size < 0x1p-14f) return sign | static_cast<Half>(std::nearbyint(size * 0x1p24f));
+    memcpy(&bits, &size, 4);
+    bits += 0xfff + (bits >> 13 & 1);
+    return sign | static_cast<Half>((bits >> 13) - (112 << 10));
+#endif
+}
+
+static INLINE float divisor(Half scale) {
+    float x = wide(scale);
+    return x == 0 ? 1.0f : x;
+}
+
+// Each has: row(place) of one head's vector; load of the L numbers from d on, of which `left` are there; save.
+// `heads` vectors of `width` numbers lie at each place.
+
+struct Fp32 {
+    float* base;
+    int64_t step, width;
+    typedef float* Row;
+
+    Fp32(void* codes, void*, int64_t heads, int64_t width, int64_t head)
+        : base(static_cast<float*>(codes) + head * width), step(heads * width), width(width) {}
+    Row row(int64_t place) const { return base + place * step; }
+    Vec load(Row r, int64_t d, int64_t left) const { return some(r + d, left); }
+    void save(int64_t place, const float* x) const { memcpy(row(place), x, 4 * width); }
+};
+
+struct Bf16 {
+    uint16_t* base;
+    int64_t step, width;
+    typedef uint16_t* Row;
+    typedef uint16_t Shorts __attribute__((vector_size(2 * L)));
+
+    Bf16(void* codes, void*, int64_t heads, int64_t width, int64_t head)
+        : base(static_cast<uint16_t*>(codes) + head * width), step(heads * width), width(width) {}
+    Row row(int64_t place) const { return base + place * step; }
+    Vec load(Row r, int64_t d, int64_t left) const {
+        Shorts x{};
+        memcpy(&x, r + d, 2 * std::min<int64_t>(L, left));
+        return (Vec)(__builtin_convertvector(x, Ints) << 16);
+    }
+    void save(int64_t place, const float* x) const {
+        Row r = row(place);
+        for (int64_t d = 0; d < width; ++d) {
+            uint32_t bits;
+            memcpy(&bits, x + d, 4);
+            r[d] = static_cast<uint16_t>(x[d] == x[d] ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0);
+        }
+    }
+};
+
+struct Coded {  // where codes and scales lie
+    uint8_t* codes;
+    Half* scales;
+    int64_t n_codes, n_scales, heads, head, width;
+    struct Row {
+        uint8_t* codes;
+        Half* scales;
+    };
+
+    Coded(void* codes, void* scales, int64_t n_codes, int64_t n_scales, int64_t heads, int64_t head, int64_t width)
+        : codes(static_cast<uint8_t*>(codes)), scales(static_cast<Half*>(scales)), n_codes(n_codes),
+          n_scales(n_scales), heads(heads), head(head), width(width) {}
+    Row row(int64_t place) const {
+        int64_t i = place * heads + head;
+        return {codes + i * n_codes, scales + i * n_scales};
+    }
+};
+
+struct Int8 : Coded {
+    static constexpr int64_t GROUP = 128;
+    typedef int8_t Bytes __attribute__((vector_size(L)));
+
+    Int8(void* codes, void* scales, int64_t heads, int64_t width, int64_t head)
+        : Coded(codes, scales, width, (width + GROUP - 1) / GROUP, heads, head, width) {}
+    Vec load(Row r, int64_t d, int64_t left) const {
+        Bytes x{};
+        memcpy(&x, r.codes + d, std::min<int64_t>(L, left));
+        return __builtin_convertvector(x, Vec) * wide(r.scales[d / GROUP]);
+    }
+    void save(int64_t place, const float* x) const {
+        Row r = row(place);
+        for (int64_t d = 0; d < width; d += GROUP) {
+            int64_t n = std::min(GROUP, width - d);
+            float most = 0;
+            for (int64_t i = 0; i < n; ++i) most = std::max(most, std::fabs(x[d + i]));
+            Half scale = r.scales[d / GROUP] = narrow(most / 127.0f);
+            for (int64_t i = 0; i < n; ++i) {
+                float code = std::nearbyint(x[d + i] / divisor(scale));
+                r.codes[d + i] = static_cast<uint8_t>(static_cast<int8_t>(std::min(127.0f, std::max(-127.0f, code))));
+            }
+        }
+    }
+};
+
+struct Int4 : Coded {
+    static constexpr int64_t GROUP = 32;
+    typedef uint8_t Bytes __attribute__((vector_size(L)));
+
+    Int4(void* codes, void* scales, int64_t heads, int64_t width, int64_t head)
+        : Coded(codes, scales, (width + 1) / 2, (width + GROUP - 1) / GROUP, heads, head, width) {}
+    Vec load(Row r, int64_t d, int64_t left) const {
+        int64_t g = d / GROUP, inside = d % GROUP;
+        const uint8_t* group = r.codes + g * GROUP / 2;
+        float scale = wide(r.scales[g]);
+        if (width - g * GROUP >= GROUP) {
+            Bytes x;
+            memcpy(&x, group + inside % (GROUP / 2), L);
+            Bytes code = inside < GROUP / 2 ? x & 15 : x >> 4;
+            return (__builtin_convertvector(code, Vec) - 8.0f) * scale;
+        }
+        Vec y{};
+        int64_t half = (width - g * GROUP + 1) / 2;
+        for (int64_t i = 0; i < std::min<int64_t>(L, left); ++i) {
+            int64_t at = inside + i;
+            int code = at < half ? group[at] & 15 : group[at - half] >> 4;
+            y[i] = static_cast<float>(code - 8) * scale;
+        }
+        return y;
+    }
+    void save(int64_t place, const float* x) const {
+        Row r = row(place);
+        for (int64_t g = 0; g * GROUP < width; ++g) {
+            int64_t n = std::min(GROUP, width - g * GROUP), half = (n + 1) / 2;
+            const float* from = x + g * GROUP;
+            float largest = from[0];
+            for (int64_t i = 1; i < n; ++i)
+                if (std::fabs(from[i]) > std::fabs(largest)) largest = from[i];
+            Half scale = r.scales[g] = narrow(largest / -8.0f);
+            auto code = [&](int64_t i) {
+                float q = std::nearbyint(from[i] / divisor(scale)) + 8.0f;
+                return static_cast<uint8_t>(std::min(15.0f, std::max(0.0f, q)));
+            };
+            for (int64_t i = 0; i < half; ++i)
+                r.codes[g * GROUP / 2 + i] = code(i) | static_cast<uint8_t>(half + i < n ? code(half + i) << 4 : 0);
+        }
+    }
+};
