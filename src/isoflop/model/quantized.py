@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from isoflop.architecture.base import Description
 from isoflop.model.kernels import quantized as kernels
+from isoflop.model.kernels.rows import unrecorded
 
 Scales = Literal["fp16", "bf16", "fp32"]
 DTYPES: dict[Scales, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -262,7 +263,7 @@ class QuantizedLinear(nn.Module):
 
     def packed(self, x: Tensor) -> kernels.Packed | None:
         """The matrix in the kernel's order, or None if `x` is not the kernel's to multiply."""
-        if type(x) is not Tensor or torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
+        if not unrecorded(x):
             return None
         if self._packed is None and kernels.available() and self.codes.device.type == "cpu":
             self._pack()

@@ -1,0 +1,73 @@
+"""A few rows times a matrix as it lies, and their norm, where nothing is recorded: rows.cpp. M rows, I in, O out."""
+
+import ctypes
+import functools
+import struct
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isoflop.model.kernels.build import library
+
+_CALL = struct.Struct("9q")  # rows.cpp's `Call`: 4 pointers, 5 sizes
+# Rows up to which the kernel beats torch's products, by the types of rows and matrix. Mixed ones would first be cast.
+FEW = {(torch.float32, torch.float32): 16, (torch.bfloat16, torch.bfloat16): 8, (torch.float32, torch.bfloat16): 64}
+MOST = 2**16  # numbers up to which one thread norms sooner than torch's do
+
+
+def unrecorded(x: Tensor) -> bool:
+    """Whether x has numbers, on a CPU, of which nothing is recorded, compiled or faked."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return type(x) is Tensor and x.device.type == "cpu"
+
+
+def multiplies(x: Tensor, weight_OI: Tensor) -> bool:
+    """Whether `linear` can take these, and should."""
+    if not unrecorded(x) or x.numel() > FEW.get((x.dtype, weight_OI.dtype), 0) * weight_OI.shape[1]:
+        return False
+    return weight_OI.is_contiguous() and weight_OI.device.type == "cpu" and _functions() is not None
+
+
+def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    """x [..., I] @ weight.T + bias, [..., O], in x's type; products and sums in fp32."""
+    d_out, d_in = weight_OI.shape
+    x_MI = x.reshape(-1, d_in).float().contiguous()
+    bias = None if bias_O is None else bias_O.float()
+    y = x_MI.new_empty(*x.shape[:-1], d_out)
+    pointers = x_MI.data_ptr(), weight_OI.data_ptr(), 0 if bias is None else bias.data_ptr(), y.data_ptr()
+    bf16 = weight_OI.dtype == torch.bfloat16
+    _both()[0](_CALL.pack(*pointers, len(x_MI), d_in, d_out, bf16, torch.get_num_threads()))
+    return y if x.dtype == torch.float32 else y.to(x.dtype)
+
+
+def norms(x: Tensor, weight: Tensor) -> bool:
+    """Whether `rms_norm` can take these, and should: many rows are worth torch's threads."""
+    if not unrecorded(x) or not x.dtype == torch.float32 == weight.dtype:
+        return False
+    return x.numel() <= MOST and x.is_contiguous() and _functions() is not None
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension."""
+    y, d = torch.empty_like(x), x.shape[-1]
+    _both()[1](x.data_ptr(), weight.data_ptr(), y.data_ptr(), x.numel() // d, d, eps)
+    return y
+
+
+def _both() -> tuple[Any, Any]:
+    functions = _functions()
+    assert functions is not None
+    return functions
+
+
+@functools.cache
+def _functions() -> tuple[Any, Any] | None:
+    kernels = library("rows")
+    if kernels is None:
+        return None
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    kernels.rows_norm.argtypes = pointer, pointer, pointer, size, size, ctypes.c_double
+    kernels.rows_norm.restype = None
+    return kernels.rows_linear, kernels.rows_norm
