@@ -4,6 +4,8 @@ llguidance because it is one wheel without dependencies and is built against hos
 by derivatives and never backtrack, schemas are fetched from nowhere, and work per step, items and states are bounded.
 """
 
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,11 +17,12 @@ from isoflop.engine.vocabulary import Vocabulary
 
 MOST_GRAMMAR = 1 << 16  # bytes of a schema or an expression
 MOST_STATES = 50_000  # of the lexer
+MOST_KEPT = 32  # grammars that are not made anew for the next request
 
 
 class Grammars:
-    """The grammars of one vocabulary; `guide` may be called by any thread. Raises ValueError where llguidance is not
-    installed."""
+    """The grammars of one vocabulary; `guide` may be called by any thread, and is quick for a grammar that it has seen:
+    a server lets another thread than the engine's ask first. Raises ValueError where llguidance is not installed."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         try:
@@ -31,18 +34,30 @@ class Grammars:
         self._ends = vocabulary.end_tokens or (self._n_tokens,)  # without any, one that nobody can draw
         tokenizer = llguidance.TokenizerWrapper(_Tokens(vocabulary, self._ends))
         self._tokenizer = llguidance.LLTokenizer(tokenizer, eos_token=list(self._ends))
+        self._kept: OrderedDict[Grammar, Any] = OrderedDict()
+        self._lock = threading.Lock()
         self._limits = llguidance.LLParserLimits(max_lexer_states=MOST_STATES, verbose_errors=False)
 
     def guide(self, grammar: Grammar) -> Guide:
         """A guide at the start of a text. Raises ValueError where the grammar is not valid, too large, or matches
         nothing."""
+        with self._lock:
+            made = self._kept.pop(grammar, None)
+        if made is None:
+            made = self._made(grammar)
+        with self._lock:
+            self._kept[grammar] = made
+            while len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+            return _Matcher(made.deep_copy(), self._n_tokens, self._ends)
+
+    def _made(self, grammar: Grammar) -> Any:
         made = self._library.LLMatcher(self._tokenizer, self._source(grammar), log_level=0, limits=self._limits)
-        matcher = _Matcher(made, self._n_tokens, self._ends)
         if not made.is_error():
             made.compute_bitmask()  # finds what matches nothing at all
         if made.is_error():
             raise ValueError(f"{_name(grammar)}: {_first_line(made.get_error())}")
-        return matcher
+        return made
 
     def _source(self, grammar: Grammar) -> str:
         text = grammar.schema if isinstance(grammar, JsonSchema) else grammar.pattern
@@ -56,6 +71,20 @@ class Grammars:
             return str(matcher.grammar_from_json_schema(grammar.schema, overrides=blanks))
         except ValueError as error:
             raise ValueError(f"{_name(grammar)}: {_first_line(str(error))}") from None
+
+
+class LazyGrammars:
+    """Grammars that cost nothing until one is asked for."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary, self._lock = vocabulary, threading.Lock()
+        self._grammars: Grammars | None = None
+
+    def guide(self, grammar: Grammar) -> Guide:
+        """See Grammars.guide."""
+        with self._lock:
+            self._grammars = self._grammars or Grammars(self._vocabulary)
+        return self._grammars.guide(grammar)
 
 
 class _Matcher:

@@ -39,6 +39,7 @@ class Vocabulary:
         self._inner = inner
         self.pieces, self.special, self.strips_space = pieces, special, strips_space
         self.end_tokens, self.begin_token = end_tokens, begin_token
+        self.names = {token: name for name, token in special.items()}
 
     def encode(self, text: str, whole: bool = False) -> list[int]:
         """The tokens of a text. `whole`: it begins with what the tokenizer puts before a text, such as a begin token.

@@ -1,0 +1,116 @@
+"""What generate, chat and serve share: which model, how its tokens are chosen, and how much memory it may take."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from isoflop.engine.engine import Engine
+    from isoflop.engine.opening import Opened
+    from isoflop.engine.sampling import Grammar, Sampling
+
+CACHE_DTYPES = ("fp32", "bf16", "fp16", "int8", "int4")
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """CKPT and how it is loaded."""
+    parser.add_argument("model", type=Path, metavar="CKPT", help="a checkpoint, a Hugging Face folder, or a study")
+    parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="of the weights (default: as stored)")
+    parser.add_argument("--cache-dtype", choices=CACHE_DTYPES, help="of the cache (default: the weights')")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    parser.add_argument("--threads", type=int, metavar="N", help="processor threads (default: as many as cores)")
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """How tokens are chosen."""
+    choice = parser.add_argument_group("choice of tokens")
+    choice.add_argument("--max-tokens", type=int, default=256, metavar="N", help="of output (default 256)")
+    choice.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0 is greedy (default 1)")
+    choice.add_argument("--top-k", type=int, default=0, metavar="K", help="only the K likeliest (default: all)")
+    choice.add_argument("--top-p", type=float, default=1.0, metavar="P", help="the likeliest of P together")
+    choice.add_argument("--min-p", type=float, default=0.0, metavar="P", help="those at least P times the likeliest")
+    choice.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="of tokens seen (default 1)")
+    choice.add_argument("--presence-penalty", type=float, default=0.0, metavar="X", help="of tokens in the output")
+    choice.add_argument("--frequency-penalty", type=float, default=0.0, metavar="X", help="for each time in the output")
+    choice.add_argument("--seed", type=int, metavar="S", help="the same seed, the same text (default: a new one)")
+    choice.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends the output; repeatable")
+    choice.add_argument("--ignore-eos", action="store_true", help="the model's end token does not end the output")
+    form = choice.add_mutually_exclusive_group()
+    form.add_argument("--json-schema", type=Path, metavar="FILE", help="the output is JSON that obeys this schema")
+    form.add_argument("--regex", metavar="PATTERN", help="the output matches this expression")
+
+
+def sampling_of(args: argparse.Namespace, logprobs: int | None = None) -> "Sampling":
+    """The choices made. Raises ValueError naming the option."""
+    from isoflop.engine.sampling import Sampling
+
+    names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty")
+    values = {name: getattr(args, name) for name in (*names, "frequency_penalty", "seed", "ignore_eos")}
+    try:
+        return Sampling(**values, logprobs=logprobs, grammar=_grammar(args))
+    except ValueError as error:
+        name, rest = str(error).split(" ", 1)
+        raise ValueError(f"--{name.replace('_', '-')} {rest}") from None
+
+
+def _grammar(args: argparse.Namespace) -> "Grammar | None":
+    from isoflop.engine.sampling import JsonSchema, Regex
+
+    if args.regex is not None:
+        return Regex(args.regex)
+    if args.json_schema is None:
+        return None
+    try:
+        return JsonSchema(args.json_schema.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--json-schema {args.json_schema}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def size(text: str) -> int:
+    """Bytes: a number, or one with K, M or G (of 1024)."""
+    unit = text[-1:].upper()
+    digits, factor = (text[:-1], UNITS[unit]) if unit in UNITS and unit else (text, 1)
+    try:
+        value = int(float(digits) * factor)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 512M or 4G") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be more than nothing")
+    return value
+
+
+def open_model(args: argparse.Namespace) -> "Opened":
+    """The model named. Raises ValueError."""
+    import torch
+
+    from isoflop.engine.opening import open_checkpoint
+
+    if args.threads is not None:
+        if args.threads < 1:
+            raise ValueError(f"--threads {args.threads} must be at least 1")
+        torch.set_num_threads(args.threads)
+    if args.device is not None:
+        try:
+            torch.empty(0, device=args.device)
+        except (RuntimeError, AssertionError) as error:
+            said = str(error).splitlines()[0]
+            raise ValueError(f"--device {args.device}: {said}") from None
+    return open_checkpoint(args.model, args.dtype, args.device)
+
+
+def engine_of(opened: "Opened", args: argparse.Namespace, memory: int, most_running: int) -> "Engine":
+    """An engine with `memory` bytes of caches."""
+    from isoflop.engine.engine import Engine, Options
+    from isoflop.engine.grammar import LazyGrammars
+
+    return Engine(
+        opened.model,
+        Options(
+            memory=memory,
+            most_running=most_running,
+            dtype=args.cache_dtype,
+            end_tokens=opened.vocabulary.end_tokens,
+            guide=LazyGrammars(opened.vocabulary).guide,
+        ),
+    )

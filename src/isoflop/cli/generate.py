@@ -1,0 +1,96 @@
+"""Text that a trained model goes on with.
+
+isoflop generate studies/quickstart "def main("
+echo "Once upon a time" | isoflop generate my-llama --temperature 0 --max-tokens 100
+isoflop generate CKPT "Name: " --regex "[A-Z][a-z]+" --n 5 --json
+
+Without PROMPT, or where it is -, the prompt is standard input. The text comes as it is made; with --n several are made
+together, and each is printed once it is whole. --json prints them with tokens and reasons.
+"""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from isoflop.cli.asking import add_model, add_sampling, engine_of, open_model, sampling_of, size
+
+if TYPE_CHECKING:
+    from isoflop.engine.batching import Text
+
+
+class Output(msgspec.Struct, frozen=True):
+    """One text. `finish`: stop (an end token, a stop string, a grammar's end) or length; `mean_logprob`: nats a token
+    under the model, before temperature and the like."""
+
+    text: str
+    tokens: list[int]
+    finish: str
+    mean_logprob: float | None
+
+
+class Generated(msgspec.Struct, frozen=True):
+    """The JSON document."""
+
+    model: str
+    prompt: str
+    prompt_tokens: int
+    outputs: list[Output]
+    notices: list[str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    add_model(parser)
+    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="the text to go on from (default: standard input)")
+    parser.add_argument("--n", type=int, default=1, metavar="N", help="texts; they share the prompt (default 1)")
+    parser.add_argument("--memory", type=size, metavar="BYTES", help="of the cache (default: what the texts need)")
+    parser.add_argument("--json", action="store_true", help="print the document instead of the text")
+    add_sampling(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Generate and print. Returns the exit code."""
+    if args.n < 1:
+        raise ValueError(f"--n {args.n} must be at least 1")
+    sampling = sampling_of(args, logprobs=0)
+    prompt = _prompt(args.prompt)
+    opened = open_model(args)
+    from isoflop.engine.batching import begin, room_for, write
+
+    tokens = begin(prompt, opened.vocabulary)
+    memory = args.memory or room_for(opened.model, len(tokens) + args.max_tokens, args.n, args.cache_dtype)
+    engine = engine_of(opened, args, memory, args.n)
+    for notice in engine.notices:
+        print(f"isoflop generate: {notice}", file=sys.stderr)
+    show = _show if args.n == 1 and not args.json else None
+    texts = write(engine, opened.vocabulary, [(tokens, sampling)] * args.n, args.stop, show)
+    _print(args, prompt, len(tokens), texts, engine.notices)
+    return 0
+
+
+def _prompt(said: str | None) -> str:
+    if said is not None and said != "-":
+        return said
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"standard input is not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
+def _show(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _print(args: argparse.Namespace, prompt: str, n_prompt: int, texts: "list[Text]", notices: Any) -> None:
+    if args.json:
+        outputs = [Output(t.text, t.tokens, t.finish, t.mean_logprob) for t in texts]
+        document = Generated(str(args.model), prompt, n_prompt, outputs, list(notices))
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(document)).decode() + "\n")
+    elif args.n == 1:
+        sys.stdout.write("\n")
+    else:
+        for i, text in enumerate(texts, 1):
+            sys.stdout.write(f"[{i}, {text.finish}]\n{text.text}\n\n")

@@ -1,0 +1,303 @@
+"""The bodies of requests and answers: OpenAI's, with our own fields at the end of each request.
+
+Fields that OpenAI has and this server does not serve are refused by name, and never passed over; those that change
+nothing here (`user`, `metadata`, `store`) are taken.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from isoflop.engine.sampling import MOST_ALTERNATIVES
+from isoflop.engine.text import LONGEST_STOP, MOST_STOPS
+
+MOST_CHOICES = 64
+INT64 = 2**63
+
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Token = Annotated[int, Field(ge=0, lt=2**31)]
+StopString = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
+
+
+class Body(BaseModel):
+    """No conversions between types, and no field that is not known."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class TextFormat(Body):
+    """Any text."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Body):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class NamedSchema(Body):
+    """`strict` makes no difference: a schema is always obeyed."""
+
+    name: str = "answer"
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(Body):
+    """JSON that obeys a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
+class StreamOptions(Body):
+    """`include_usage`: a last event with the usage."""
+
+    include_usage: bool = False
+
+
+class Choices(Body):
+    """What both kinds of requests may say of the choice of tokens."""
+
+    model: str | None = Field(None, description="the served model's name, or nothing")
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    seed: int | None = Field(None, ge=-INT64, lt=INT64)
+    n: int | None = Field(None, ge=1, le=MOST_CHOICES)
+    stop: StopString | Annotated[list[StopString], Field(max_length=MOST_STOPS)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+
+    top_k: int = Field(0, ge=0, le=1_000_000, description="ours: only the k likeliest tokens; 0 is all")
+    min_p: float = Field(0.0, ge=0, le=1, description="ours: only tokens this times as likely as the likeliest")
+    repetition_penalty: float = Field(1.0, gt=0, le=10, description="ours: of tokens in prompt or output")
+    regex: str | None = Field(None, description="ours: an expression that the output matches")
+    ignore_eos: bool = Field(False, description="ours: end tokens do not end the output")
+    stop_token_ids: list[Token] = Field([], max_length=64, description="ours: further end tokens")
+    include_stop_str_in_output: bool = Field(False, description="ours: the stop string is part of the text")
+
+
+class CompletionRequest(Choices):
+    """POST /v1/completions."""
+
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_CHOICES)]
+        | Annotated[list[Token], Field(min_length=1)]
+        | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1, max_length=MOST_CHOICES)]
+    )
+    max_tokens: Count | None = Field(None, description="16 where nothing is said")
+    logprobs: int | None = Field(None, ge=0, le=MOST_ALTERNATIVES)
+    best_of: int | None = Field(
+        None, ge=1, le=MOST_CHOICES, description="of so many, the n of the highest mean log probability a token"
+    )
+    echo: Literal[False] | None = None
+    suffix: None = None
+
+
+class TextPart(Body):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(Body):
+    """One turn."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart]
+    name: str | None = None
+
+    def text(self) -> str:
+        """Its parts joined."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ChatRequest(Choices):
+    """POST /v1/chat/completions."""
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=4096)
+    max_tokens: Count | None = Field(None, description="the rest of the context where nothing is said")
+    max_completion_tokens: Count | None = Field(None, description="the same by its newer name")
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_ALTERNATIVES)
+
+
+class TokenizeRequest(Body):
+    """POST /tokenize."""
+
+    model: str | None = None
+    prompt: str
+    add_special_tokens: bool = Field(False, description="with what the tokenizer puts before a text")
+
+
+class DetokenizeRequest(Body):
+    """POST /detokenize."""
+
+    model: str | None = None
+    tokens: list[Token]
+
+
+class Tokenized(BaseModel):
+    """`max_model_len`: tokens of prompt and output together."""
+
+    tokens: list[int]
+    count: int
+    max_model_len: int
+
+
+class Detokenized(BaseModel):
+    """The text of tokens."""
+
+    prompt: str
+
+
+class Usage(BaseModel):
+    """Tokens. `cached`: those of the prompt whose keys, values or states were there already."""
+
+    class Details(BaseModel):
+        """Of the prompt's tokens."""
+
+        cached_tokens: int
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: Details
+
+
+class CompletionLogprobs(BaseModel):
+    """A list each, an entry a token."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class CompletionChoice(BaseModel):
+    """One text. `stop_reason`: the stop string that ended it."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None = None
+    finish_reason: str | None = None
+    stop_reason: str | None = None
+
+
+class Completion(BaseModel):
+    """The answer of /v1/completions, and each of its events."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage | None = None
+
+
+class TokenLogprob(BaseModel):
+    """One token's; `bytes` since a token may be half a character."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChosenLogprob(TokenLogprob):
+    """That of the text, and the likeliest beside it."""
+
+    top_logprobs: list[TokenLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    """An entry a token."""
+
+    content: list[ChosenLogprob]
+
+
+class Answer(BaseModel):
+    """The assistant's turn, or, in events, more of it."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChatChoice(BaseModel):
+    """One answer."""
+
+    index: int
+    message: Answer
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str | None = None
+    stop_reason: str | None = None
+
+
+class ChatCompletion(BaseModel):
+    """The answer of /v1/chat/completions."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class ChatDelta(BaseModel):
+    """More of one answer."""
+
+    index: int
+    delta: Answer
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str | None = None
+    stop_reason: str | None = None
+
+
+class ChatChunk(BaseModel):
+    """An event of a streamed chat completion."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChatDelta]
+    usage: Usage | None = None
+
+
+class Model(BaseModel):
+    """The served model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["isoflop"] = "isoflop"
+    max_model_len: int
+
+
+class Models(BaseModel):
+    """All there are: one."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class Health(BaseModel):
+    """`notices`: what the engine cannot do for this architecture."""
+
+    status: Literal["ok"] = "ok"
+    live: int
+    notices: list[str]

@@ -1,0 +1,168 @@
+"""The engine in a thread of its own, and the event loop's side of it.
+
+The thread alone touches the engine. Orders go in through a queue and are obeyed between steps; the events of a step
+come out in one call to the loop. A request that the loop has let go of is cancelled before the next step.
+"""
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol
+
+from isoflop.engine.request import Event, Request
+
+
+class Stepping(Protocol):
+    """What is asked of isoflop.engine.engine.Engine."""
+
+    @property
+    def has_work(self) -> bool: ...
+    @property
+    def stats(self) -> Any: ...
+    def submit(self, request: Request) -> None: ...
+    def step(self) -> list[Event]: ...
+    def cancel(self, id: str) -> object: ...
+    def close(self) -> None: ...
+
+
+class Broken(Exception):
+    """The engine failed, and every request with it."""
+
+
+class Full(Exception):
+    """As many requests as are allowed wait or run."""
+
+
+class Runner:
+    """Starts with `start` inside a running loop. `stats` are those after the latest step; `failure` says what broke."""
+
+    def __init__(self, engine: Stepping, most_live: int) -> None:
+        self._engine, self._most_live = engine, most_live
+        self._orders: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._streams: dict[str, asyncio.Queue[Event | Broken]] = {}
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.stats = engine.stats
+        self.failure: str | None = None
+
+    @property
+    def live(self) -> int:
+        """Requests that wait or run."""
+        return len(self._streams)
+
+    def start(self) -> None:
+        """Let the engine's thread run."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """End the thread after the step that it is in; what is under way is dropped."""
+        self._orders.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    async def submit(self, requests: list[Request]) -> AsyncIterator[Event]:
+        """The events of the requests, all taken or none. Raises ValueError where one can never run, Full, Broken."""
+        if self.failure is not None:
+            raise Broken(self.failure)
+        if self.live + len(requests) > self._most_live:
+            raise Full(f"{self.live} requests wait or run, and at most {self._most_live} may")
+        events: asyncio.Queue[Event | Broken] = asyncio.Queue()
+        for request in requests:
+            self._streams[request.id] = events
+        taken: asyncio.Future[None] = self._loop.create_future()
+        self._orders.put(lambda: self._take(requests, taken))
+        try:
+            await taken
+        except BaseException:
+            self._let_go(requests)
+            raise
+        return self._events(requests, events)
+
+    async def _events(self, requests: list[Request], events: "asyncio.Queue[Event | Broken]") -> AsyncIterator[Event]:
+        left = len(requests)
+        try:
+            while left:
+                event = await events.get()
+                if isinstance(event, Broken):
+                    raise event
+                left -= event.finish is not None
+                yield event
+        finally:
+            self._let_go(requests)
+
+    def cancel(self, id: str) -> None:
+        """Let go of one request; nothing more is heard of it."""
+        if self._streams.pop(id, None) is not None:
+            self._orders.put(lambda: self._engine.cancel(id))
+
+    def _let_go(self, requests: list[Request]) -> None:
+        for request in requests:
+            self.cancel(request.id)
+
+    def _dispatch(self, events: list[Event]) -> None:
+        for event in events:
+            waiting = self._streams.get(event.id)
+            if waiting is None:
+                continue
+            if event.finish is not None:
+                del self._streams[event.id]
+            waiting.put_nowait(event)
+
+    def _fail(self, failure: str) -> None:
+        self.failure = failure
+        for waiting in {id(events): events for events in self._streams.values()}.values():
+            waiting.put_nowait(Broken(failure))
+        self._streams.clear()
+
+    # The engine's thread, from here on.
+
+    def _run(self) -> None:
+        try:
+            while self._obey():
+                if self._engine.has_work:
+                    events = self._engine.step()
+                    self.stats = self._engine.stats
+                    self._tell(self._dispatch, events)
+            self._engine.close()
+        except Exception as error:  # whatever it is, the clients are told and the server says that it is not well
+            self._tell(self._fail, f"{type(error).__name__}: {error}")
+            raise
+
+    def _obey(self) -> bool:
+        """Obey the orders there are, waiting for one where there is no work. False: stop."""
+        try:
+            while True:
+                order = self._orders.get(block=not self._engine.has_work)
+                if order is None:
+                    return False
+                order()
+                self.stats = self._engine.stats
+        except queue.Empty:
+            return True
+
+    def _take(self, requests: list[Request], taken: "asyncio.Future[None]") -> None:
+        done: list[Request] = []
+        try:
+            for request in requests:
+                self._engine.submit(request)
+                done.append(request)
+            self._tell(_resolve, taken, None)
+        except ValueError as refusal:
+            for request in done:
+                self._engine.cancel(request.id)
+            self._tell(_resolve, taken, refusal)
+
+    def _tell(self, what: Callable[..., None], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(what, *arguments)
+        except RuntimeError:  # the loop is closed: nobody listens
+            return
+
+
+def _resolve(taken: "asyncio.Future[None]", refusal: ValueError | None) -> None:
+    if taken.done():  # cancelled meanwhile
+        return
+    if refusal is None:
+        taken.set_result(None)
+    else:
+        taken.set_exception(refusal)

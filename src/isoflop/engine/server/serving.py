@@ -1,0 +1,107 @@
+"""uvicorn around the application: a line when it listens, patience that ends, and a stop that lets requests finish."""
+
+import asyncio
+import socket
+import sys
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from isoflop.engine.server.app import Server
+
+HEADERS_S = 30.0  # for the first request of a connection to come
+KEEP_ALIVE_S = 30
+BACKLOG = 512
+
+
+class Patient(H11Protocol):
+    """Closes a connection that has not said what it wants in time."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has come."""
+        super().connection_made(transport)
+        self._impatience = self.loop.call_later(HEADERS_S, self._give_up)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has gone."""
+        self._impatience.cancel()
+        super().connection_lost(exc)
+
+    def _give_up(self) -> None:
+        cycle: Any = self.cycle
+        if cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+
+class Draining(uvicorn.Server):
+    """SIGTERM or SIGINT: new requests get 503, those under way have `drain_s` to finish; again: out at once. Ends with
+    exit code 0 either way."""
+
+    def __init__(self, server: Server, config: uvicorn.Config, name: str, drain_s: float) -> None:
+        super().__init__(config)
+        self._server, self._name, self._drain_s = server, name, drain_s
+        self._drain: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            print(f"isoflop serve: {self._name} at http://{shown}:{port}/v1", file=sys.stderr, flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came; not kept, so that uvicorn does not raise it again at the end."""
+        if self._server.service.draining or not self.started:
+            self.should_exit = True
+            self.force_exit = self._server.service.draining
+            return
+        self._server.service.draining = True
+        self._loop.call_soon_threadsafe(self._begin)
+
+    def _begin(self) -> None:
+        self._drain = self._loop.create_task(self._finish())
+
+    async def _finish(self) -> None:
+        """Wait for the requests under way, then let uvicorn stop."""
+        end = self._loop.time() + self._drain_s
+        while self._server.runner.live and self._loop.time() < end:
+            await asyncio.sleep(0.02)
+        self.should_exit = True
+
+
+def serve(server: Server, name: str, host: str, port: int, drain_s: float, most_connections: int) -> None:
+    """Serve until a signal comes. Raises OSError where the address cannot be had."""
+    config = uvicorn.Config(
+        server.app,
+        host=host,
+        port=port,
+        loop="asyncio",
+        http=Patient,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=most_connections,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(max(1, drain_s)),
+    )
+    with _listening(host, port) as listening:
+        Draining(server, config, name, drain_s).run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Bound before the model is worth waiting for; OSError is one line."""
+    try:
+        family: Any = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.set_inheritable(True)
+    except OSError as error:
+        raise OSError(f"{host}:{port}: {error.strerror or error}") from None
+    return listening
