@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from isoflop.model import DecoderModel
-from isoflop.weights.checkpoint import Checkpoint, is_checkpoint, write_checkpoint
+from isoflop.weights.checkpoint import Checkpoint, Codes, is_checkpoint, write_checkpoint
 from isoflop.weights.hugging_face import SPECIAL_TOKENS, HuggingFaceFolder
 
 
-def write_like(folder: Path, model: DecoderModel, source: Path, origin: str) -> None:
+def write_like(folder: Path, model: DecoderModel, source: Path, origin: str, codes: Codes | None = None) -> None:
     """Write the model as a checkpoint in the types, and with the tokenizer and special tokens, of the one at `source`.
-    `folder` is empty or not there. Raises ValueError, OSError."""
+    `folder` is empty or not there; `codes` are matrices to be written as such. Raises ValueError, OSError."""
     if is_checkpoint(source):
         ours = Checkpoint(source)
         dtype, special = ours.dtype, ours.record.special_tokens
@@ -25,4 +25,5 @@ def write_like(folder: Path, model: DecoderModel, source: Path, origin: str) -> 
         origin,
         tokenizer=source,
         special_tokens=special,
+        codes=codes,
     )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 from isoflop.architecture import Decoder
@@ -52,9 +53,16 @@ def carried(model: DecoderModel, decoder: Decoder) -> DecoderModel:
     return target
 
 
-def fine_tune(model: DecoderModel, stream: BatchStream, how: FineTuning, tell: Callable[[int, int], None]) -> FineTuned:
+def fine_tune(
+    model: DecoderModel,
+    stream: BatchStream,
+    how: FineTuning,
+    tell: Callable[[int, int], None],
+    around: Callable[[DecoderModel], AbstractContextManager[None]] = lambda model: nullcontext(),
+) -> FineTuned:
     """Train a copy of the model on windows of the stream, in fp32, on the CPU: AdamW without weight decay, a warm-up,
-    a decay to zero over the second half. `tell` hears of every step. Raises Diverged."""
+    a decay to zero over the second half. `tell` hears of every step; the steps are taken inside `around` of the copy.
+    Raises Diverged."""
     recipe = Recipe(lr=how.lr, batch=how.batch)
     spec = TrainSpec(
         decoder=model.decoder,
@@ -68,13 +76,15 @@ def fine_tune(model: DecoderModel, stream: BatchStream, how: FineTuning, tell: C
     trainer = Trainer(spec, "cpu")
     trainer.model.load_state_dict(model.state_dict())
     read_every, losses = max(1, how.steps // READINGS), []
-    while trainer.step < how.steps:
-        trainer.train_step(*stream.batch(trainer.step * how.batch, how.batch), lr_factor(trainer.step, how.steps))
-        if trainer.step % read_every == 0 or trainer.step == how.steps:
-            losses.append((trainer.step, trainer.read_loss()))
-            if not math.isfinite(losses[-1][1]):
-                raise Diverged(f"the loss was {losses[-1][1]} at step {trainer.step} of {how.steps}; give a lower --lr")
-        tell(trainer.step, how.steps)
+    with around(trainer.model):
+        while trainer.step < how.steps:
+            trainer.train_step(*stream.batch(trainer.step * how.batch, how.batch), lr_factor(trainer.step, how.steps))
+            if trainer.step % read_every == 0 or trainer.step == how.steps:
+                losses.append((trainer.step, trainer.read_loss()))
+                if not math.isfinite(losses[-1][1]):
+                    lost = f"the loss was {losses[-1][1]} at step {trainer.step} of {how.steps}"
+                    raise Diverged(f"{lost}; give a lower --lr")
+            tell(trainer.step, how.steps)
     trainer.model.eval()
     return FineTuned(trainer.model, losses, trainer.train_s)
 

@@ -10,9 +10,11 @@ from torch import Tensor
 from isoflop.architecture import Decoder
 from isoflop.cost import parameters
 from isoflop.model import DecoderModel
-from isoflop.weights.folder import TensorFolder
+from isoflop.weights.folder import Entry, TensorFolder
 from isoflop.weights.link import Link, Shape
 from isoflop.weights.writer import Form
+
+FEWEST_BITS = 2  # of a code
 
 Links = Mapping[str, list[Link]]
 Read = Callable[[str], Tensor]
@@ -27,9 +29,14 @@ def our_shapes(decoder: Decoder) -> dict[str, Shape]:
 def require_size(decoder: Decoder, folder: TensorFolder) -> None:
     """Raises ValueError where the architecture has far more parameters than the files hold numbers: a damaged or
     hostile description must not make us build what nobody has."""
-    described, held = parameters(decoder).total, sum(math.prod(entry.shape) for entry in folder.entries.values())
+    described, held = parameters(decoder).total, sum(map(_numbers, folder.entries.values()))
     if described > 2 * held:
         raise ValueError(f"{folder.folder}: the architecture has {described} parameters, the files hold {held} numbers")
+
+
+def _numbers(entry: Entry) -> int:
+    """How many weights an entry can hold: codes have at least two bits."""
+    return math.prod(entry.shape) if entry.dtype.is_floating_point else entry.nbytes * 8 // FEWEST_BITS
 
 
 def kept_in_full(name: str, shape: Shape) -> bool:
@@ -43,10 +50,11 @@ def our_form(name: str, shape: Shape, dtype: torch.dtype) -> Form:
 
 
 def main_dtype(folder: TensorFolder) -> torch.dtype:
-    """The type of most of the folder's numbers."""
+    """The type of most of the folder's numbers, codes apart."""
     sizes: dict[torch.dtype, int] = {}
     for entry in folder.entries.values():
-        sizes[entry.dtype] = sizes.get(entry.dtype, 0) + math.prod(entry.shape)
+        if entry.dtype.is_floating_point:
+            sizes[entry.dtype] = sizes.get(entry.dtype, 0) + math.prod(entry.shape)
     return max(sizes, key=lambda dtype: sizes[dtype], default=torch.float32)
 
 

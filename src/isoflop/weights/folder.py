@@ -19,6 +19,7 @@ MOST_NAME = 255  # bytes of a file's name
 CHUNK = 1 << 18  # elements looked at at once: what is made of them on the way is no larger than a cache
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+CODES = {"U8": torch.uint8, "I32": torch.int32, "I64": torch.int64}  # of quantized weights, read only where there are
 
 
 class Entry(NamedTuple):
@@ -37,10 +38,12 @@ class Entry(NamedTuple):
 
 class TensorFolder:
     """The tensors of a folder by name; `entries` tells of each without reading it. Raises ValueError naming the file
-    where it is damaged, leads outside the folder, or is a format that holds code."""
+    where it is damaged, leads outside the folder, or is a format that holds code; `codes` lets tensors hold whole
+    numbers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, codes: bool = False) -> None:
         self.folder = folder
+        self._kinds = DTYPES | CODES if codes else DTYPES
         self.entries: dict[str, Entry] = {}
         for file, promised in _files(folder).items():
             self._add(file, promised)
@@ -66,7 +69,7 @@ class TensorFolder:
         return sha256_of(self.read(name))
 
     def _add(self, file: Path, promised: set[str] | None) -> None:
-        found = _header(file)
+        found = _header(file, self._kinds)
         twice = next((name for name in found if name in self.entries), None)
         if twice is not None:
             raise ValueError(
@@ -150,7 +153,7 @@ def _indexed(folder: Path, index: Any) -> Iterable[tuple[Path, set[str] | None]]
         yield inside(folder, file), {name for name, at in names.items() if at == file}
 
 
-def _header(file: Path) -> dict[str, Entry]:
+def _header(file: Path, kinds: dict[str, torch.dtype]) -> dict[str, Entry]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -163,10 +166,10 @@ def _header(file: Path) -> dict[str, Entry]:
         raise ValueError(f"{file}: is not a valid safetensors file: {error}") from None
     tensors = {name: spec for name, spec in header.items() if name != "__metadata__"}
     for name, spec in tensors.items():
-        if spec["dtype"] not in DTYPES:
-            raise ValueError(f"{file}: tensor '{name}' is of type {spec['dtype']}; weights are {', '.join(DTYPES)}")
+        if spec["dtype"] not in kinds:
+            raise ValueError(f"{file}: tensor '{name}' is of type {spec['dtype']}; weights are {', '.join(kinds)}")
     return {
-        name: Entry(file, DTYPES[spec["dtype"]], tuple(spec["shape"]), 8 + length + spec["data_offsets"][0])
+        name: Entry(file, kinds[spec["dtype"]], tuple(spec["shape"]), 8 + length + spec["data_offsets"][0])
         for name, spec in tensors.items()
     }
 

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from isoflop.weights.folder import DTYPES, INDEX, SINGLE, sha256_of
+from isoflop.weights.folder import CODES, DTYPES, INDEX, SINGLE, sha256_of
 
 MOST_SHARD = 5_000_000_000  # bytes of one file, unless a single tensor is larger
 
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_NAMES = {dtype: name for name, dtype in (DTYPES | CODES).items()}
 
 
 class Form(NamedTuple):
