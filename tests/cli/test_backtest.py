@@ -78,3 +78,33 @@ def test_refusals(capsys, table, tmp_path):
     one = write(tmp_path / "one.csv", [1e8] * 9, [2e9] * 9, [3.0] * 9)
     assert f"{one}: nothing to hold out: 9 runs over 0 decades of compute" in refusal(capsys, one, *NAMED)
     assert "no such file" in refusal(capsys, tmp_path / "none.csv", *NAMED)
+
+
+@pytest.mark.parametrize(
+    ("how", "word"),
+    [
+        ("collinear", "log N and log D move together"),
+        ("duplicates", "3 of 21 rows are exact duplicates"),
+        ("flops", "have another unit"),
+    ],
+)
+def test_doubtful_tables_are_called_so(capsys, table, tmp_path, how, word):
+    with table.open() as file:
+        rows = [[float(row[name]) for name in ("params", "seen", "final")] for row in csv.DictReader(file)]
+    n, d, loss = np.array(rows + rows[:3] if how == "duplicates" else rows).T
+    if how == "collinear":
+        d = 20 * n
+    path, more = write(tmp_path / "runs.csv", n, d, loss), ()
+    if how == "flops":
+        counts = ["C", *(str(6e9 * product) for product in n * d)]
+        lines = zip(path.read_text().split(), counts, strict=True)
+        path.write_text("\n".join(f"{line},{count}" for line, count in lines))
+        more = ("--flops", "C")
+    assert main(["backtest", str(path), *NAMED, *more, "--json"]) == 0
+    assert any(word in note for note in json.loads(capsys.readouterr().out)["notes"])
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf", "0", "-2", ""])
+def test_losses_that_are_none(capsys, tmp_path, bad):
+    path = write(tmp_path / "runs.csv", [1e8, 2e8], [2e9, 4e9], [3.0, bad])
+    assert "row 2, column 'final'" in refusal(capsys, path, *NAMED)

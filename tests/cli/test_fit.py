@@ -369,3 +369,88 @@ def test_every_route_prints(tmp_path, capsys, table):
     for more, word in (((), "90% profile"), (("--form", "chinchilla-equal"), "alpha, 90% profile")):
         assert main(["fit", *map(str, (path, *NAMED, *more))]) == 0
         assert word in capsys.readouterr().out
+
+
+def spoil(table, how):
+    """The table with something wrong that still reads as numbers."""
+    columns = {name: np.array(column) for name, column in table.items()}
+    n, d = columns["Model Size"], columns["tokens seen"]
+    if how == "one level":
+        columns["tokens seen"] = 1e19 / n
+    if how == "collinear":
+        columns["tokens seen"] = 20 * n
+    if how == "a row in other units":
+        d[4] /= 1e6
+    if how == "below the floor":
+        columns["final"][0] = 1.2
+    if how == "duplicates":
+        columns = {name: np.concatenate([column, column[:3]]) for name, column in columns.items()}
+    if how == "units":
+        d /= 1e9
+    if how in ("one level", "collinear"):
+        d = columns["tokens seen"]
+        noise = np.exp(0.003 * np.random.default_rng(1).normal(size=len(n)))
+        columns["final"] = (1.7 + 400 / n**0.34 + 1200 / d**0.37) * noise
+        columns["FLOP"] = 6 * n * d
+    return columns
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "word"),
+    [
+        ("one level", "refused", "one level of compute"),
+        ("collinear", "refused", "cannot be told apart"),
+        ("a row in other units", "weak", "with no run between: rows of another unit?"),
+        ("below the floor", "weak", "lies above 1 measured losses"),
+        ("duplicates", "weak", "3 of 21 rows are exact duplicates"),
+        ("units", "weak", "have another unit"),
+    ],
+)
+@pytest.mark.parametrize("form", [(), ("--form", "chinchilla-equal")])
+def test_no_confident_number_from_a_bad_table(tmp_path, capsys, table, how, status, word, form):
+    path = write(tmp_path / "runs.csv", spoil(table, how))
+    targets = write(tmp_path / "targets.csv", {"Model Size": [1e9], "tokens seen": [6e10]})
+    replicates = 10 if form else 0  # forecasts of the plain form rest on no bootstrap
+    question = (path, *NAMED[:-1], replicates, *form, "--flops", "FLOP", "--predict", targets)
+    document = answer(capsys, int(status == "refused"), *question)
+    assert document["certificate"]["status"] == status
+    assert any(word in reason for reason in document["certificate"]["reasons"])
+    (row,) = document["predictions"]
+    assert f"the law is {status}" in row["warning"]
+    assert (row["low"] is None) == (status == "refused")
+    if status == "refused":
+        (row,) = answer(capsys, 0, *question, "--force")["predictions"]
+    assert row["low"] < row["high"]
+
+
+@pytest.mark.parametrize(
+    ("row", "loss", "match"),
+    [
+        (3, "nan", "row 4, column 'final': 'nan' is not a"),
+        (2, 0.0, "row 3, column 'final'"),
+        (1, "", "row 2, column 'final': nothing is not a"),
+    ],
+)
+def test_losses_that_are_none(tmp_path, capsys, table, row, loss, match):
+    columns = {**table, "final": table["final"].tolist()}
+    columns["final"][row] = loss
+    assert match in refusal(capsys, write(tmp_path / "runs.csv", columns), *NAMED)
+
+
+def test_too_little_to_fit(tmp_path, capsys, table):
+    four = {name: column[:4] for name, column in table.items()}
+    assert "4 rows cannot determine the law's 5 parameters" in refusal(capsys, write(tmp_path / "a.csv", four), *NAMED)
+    flat = write(tmp_path / "b.csv", {**table, "final": np.full(18, 2.5)})
+    assert answer(capsys, 1, flat, *NAMED)["certificate"]["status"] == "refused"
+    line = refusal(capsys, flat, *NAMED, "--form", "chinchilla-equal")
+    assert "every row has the same loss, 2.5" in line
+    columns = run_table(table, status=["failed"] * 18)
+    assert "no rows to use; left out: 18 status failed" in refusal(capsys, write(tmp_path / "c.csv", columns))
+
+
+def test_other_conventions_of_n_are_compared(tmp_path, capsys, table):
+    path = write(tmp_path / "runs.csv", {**table, "with tables": table["Model Size"] + 2e7})
+    told = fit(capsys, path, *NAMED, "--other-n", "with tables")["certificate"]["sensitivity"]
+    (other,) = [one for one in told if one["what"] == "convention"]
+    assert other["choice"] == "with tables" and other["optimal_d"] > 0
+    assert "no column 'all'" in refusal(capsys, path, *NAMED, "--other-n", "all")

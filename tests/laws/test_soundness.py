@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from isoflop.laws.soundness import duplicates, flops_doubts, soundness
+from isoflop.laws.soundness import duplicates, flops_doubts, soundness, table_notes, wild_row
 
 N = np.geomspace(1e7, 1e9, 20)
 D = np.geomspace(1e9, 1e11, 20)[np.random.default_rng(0).permutation(20)]
@@ -50,3 +50,18 @@ def test_conventions_of_flops():
     flops[4] *= 1.6
     (mixed,) = flops_doubts(N, D, flops, "C")
     assert "used row 5" in mixed and "not of one convention" in mixed
+
+
+def test_rows_far_off_and_far_apart_are_suspected():
+    residuals = np.full(20, 0.01)
+    assert wild_row(N, D, residuals) == []
+    residuals[7] = -np.log(2)
+    (far,) = wild_row(N, D, residuals)
+    assert f"N = {N[7]:.4g}" in far and "0.5 times what the law says" in far
+    d = D.copy()
+    d[:3] /= 1e6
+    (apart,) = table_notes(N, d, LOSS)
+    assert apart.startswith("D jumps from") and "another unit" in apart
+    assert soundness(N, d, LOSS, **FINE).status == "weak"
+    assert table_notes(N, D, LOSS) == []
+    assert "move together" in table_notes(N, 20 * N, LOSS)[0]

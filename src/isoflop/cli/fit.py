@@ -181,7 +181,7 @@ def _formula_document(args: argparse.Namespace) -> dict[str, Any]:
         )
     except ValueError as mistake:
         raise ValueError(f"{args.runs}: {mistake}") from mistake
-    return formula_document(fit, targets, args.level)
+    return formula_document(fit, targets, args.level, args.force)
 
 
 def _named_columns(args: argparse.Namespace, table: list[str]) -> dict[str, str]:

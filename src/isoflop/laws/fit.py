@@ -23,7 +23,7 @@ from isoflop.laws.forms import Array, PowerSum
 from isoflop.laws.optimum import Interval, Law
 from isoflop.laws.profile import profiles
 from isoflop.laws.solver import Problem, Solution, solve
-from isoflop.laws.soundness import soundness
+from isoflop.laws.soundness import soundness, wild_row
 
 DELTA = 1e-3  # Hoffmann et al. 2022, appendix D.3
 START_EXPONENTS = (0.1, 0.16, 0.25, 0.4, 0.63, 1.0)  # every pair is a start; published exponents lie well within
@@ -267,7 +267,7 @@ def _judged(certificate: Certificate, optimum: _Optimum, rows: _Rows, doubts: tu
         condition=certificate.condition_number,
         share=certificate.share_of_starts_at_optimum,
         levels=certificate.compute_levels,
-        doubts=(*doubts, *few),
+        doubts=(*doubts, *wild_row(rows.n, rows.d, optimum.residuals), *few),
     )
     told = [reason for reason in found.reasons if "duplicate" in reason or "floor E" in reason or reason in doubts]
     warnings = [*certificate.warnings, *told]

@@ -27,7 +27,15 @@ from isoflop.laws.parse import parse
 from isoflop.laws.profile import Held, Profile, profile, slope_of_pull
 from isoflop.laws.sensitivity import DELTAS, rank_correlation
 from isoflop.laws.solver import Problem, Solution, solve
-from isoflop.laws.soundness import FEW_STARTS, ILL_CONDITIONED, ROWS_PER_PARAMETER, Soundness, duplicates, verdict
+from isoflop.laws.soundness import (
+    FEW_STARTS,
+    ILL_CONDITIONED,
+    ROWS_PER_PARAMETER,
+    Soundness,
+    design_doubts,
+    duplicates,
+    verdict,
+)
 
 RESIDUAL_QUANTILES = 64
 TOLD = 5
@@ -88,13 +96,16 @@ class FormulaFit:
         with np.errstate(all="ignore"):
             return {name: float(Evaluator({}, constants)(parse(text, ()))) for name, text in self.formula.derived}
 
-    def predict(self, columns: Mapping[str, npt.ArrayLike], level: float = 0.8) -> list[FormPrediction]:
-        """Forecasts of new runs. Raises ValueError where a column of the formula is missing or a level is no share."""
+    def predict(
+        self, columns: Mapping[str, npt.ArrayLike], level: float = 0.8, force: bool = False
+    ) -> list[FormPrediction]:
+        """Forecasts of new runs; of a refused formula without an interval, unless by force. Raises ValueError where a
+        column of the formula is missing or a level is no share."""
         if not 0 < level < 1:
             raise ValueError(f"level: {level} must lie strictly between 0 and 1, such as 0.8")
         wanted = {name: np.atleast_1d(np.asarray(columns[name], float)) for name in self.formula.columns}
         points = self.form.prediction(self.theta[None], wanted)[0]
-        ends = self._ends(wanted, level)
+        ends = self._ends(wanted, level) if force or self.certificate.status != "refused" else None
         return [self._prediction(wanted, row, float(point), ends, level) for row, point in enumerate(points)]
 
     def _prediction(
@@ -107,7 +118,17 @@ class FormulaFit:
             for name, value in at.items()
             if not (r := self.certificate.ranges[name]).low <= value <= r.high
         ]
-        return FormPrediction(columns=at, loss=point, low=low, high=high, level=level, warning="; ".join(far) or None)
+        told = [standing] if (standing := self._standing(ends)) else []
+        warning = "; ".join([*told, *far]) or None
+        return FormPrediction(columns=at, loss=point, low=low, high=high, level=level, warning=warning)
+
+    def _standing(self, ends: Array | None) -> str | None:
+        """What a formula that is not sound says of its forecasts."""
+        certificate = self.certificate
+        if certificate.status == "sound":
+            return None
+        start = "no interval: " if ends is None and self.bootstrap is not None else ""
+        return f"{start}the law is {certificate.status} ({'; '.join(certificate.reasons)})"
 
     def _ends(self, wanted: dict[str, Array], level: float) -> Array | None:
         spare = len(self.target) - self.form.size
@@ -180,9 +201,9 @@ def fit_formula(
 
 
 def formula_document(
-    fit: FormulaFit, targets: Mapping[str, npt.ArrayLike] | None = None, level: float = 0.8
+    fit: FormulaFit, targets: Mapping[str, npt.ArrayLike] | None = None, level: float = 0.8, force: bool = False
 ) -> dict[str, Any]:
-    """The fit as plain JSON values, with the keys of `isoflop.laws.fit.fit_document`."""
+    """The fit as plain JSON values, with the keys of `isoflop.laws.fit.fit_document`, `force` as there."""
     intervals = {}
     if fit.bootstrap is not None:
         drawn = fit.form.to_published(fit.bootstrap.theta_Rp)
@@ -194,7 +215,7 @@ def formula_document(
         "objective": fit.certificate.objective,
         "certificate": msgspec.to_builtins(fit.certificate),
         "intervals": msgspec.to_builtins(intervals),
-        "predictions": [] if targets is None else msgspec.to_builtins(fit.predict(targets, level)),
+        "predictions": [] if targets is None else msgspec.to_builtins(fit.predict(targets, level, force)),
     }
 
 
@@ -218,6 +239,8 @@ def _table(
         raise ValueError(
             f"loss, entry {row + 1}: {y[row]} has no logarithm; residuals of the loss itself: --residual plain"
         )
+    if np.ptp(y) == 0:
+        raise ValueError(f"every row has the same loss, {y[0]:g}: there is nothing to fit")
     points = len(np.unique(np.stack(list(table.values())), axis=1).T)
     if points < len(formula.coefficients):
         raise ValueError(
@@ -318,15 +341,31 @@ def _judged(form: FormulaForm, theta: Array, table: dict[str, Array], y: Array, 
     share = shared["share_of_starts_at_optimum"]
     constant = [name for name, values in table.items() if np.ptp(values) <= 1e-12 * np.abs(values).max()]
     refused = [f"every row has the same {name}: what it does to the loss is not seen" for name in constant]
+    hopeless, doubtful = _design_doubts(table, constant)
     weak = [
         f"{rows} rows for {form.size} parameters" if rows < ROWS_PER_PARAMETER * form.size else None,
         f"condition number {condition:.1e}" if condition is not None and condition > ILL_CONDITIONED else None,
         f"only {share:.0%} of the starts reached the optimum" if share < FEW_STARTS else None,
         f"residuals of {rms:.1%}: the form does not fit this table" if form.formula.log and rms > MISFIT else None,
         duplicates(*table.values(), y),
+        _floor_doubt(form, theta, y),
         *(f"{form.parameters[k]} at its bound {theta[k]:g}" for k in certify.bounds_touched(form, theta)),
     ]
-    return verdict(refused, [one for one in weak if one])
+    return verdict(refused + hopeless, doubtful + [one for one in weak if one])
+
+
+def _floor_doubt(form: FormulaForm, theta: Array, y: Array) -> str | None:
+    """Where the formula calls its floor E, as the forms here do."""
+    floor = dict(zip(form.parameters, form.to_published(theta).tolist(), strict=True)).get("E", -np.inf)
+    below = int((y < floor).sum())
+    return f"the floor E = {floor:.4g} lies above {below} measured losses" if below else None
+
+
+def _design_doubts(table: dict[str, Array], constant: list[str]) -> tuple[list[str], list[str]]:
+    """As of any law of N and D, where the formula has both and both vary."""
+    if not {"N", "D"} <= set(table) or constant or min(table["N"].min(), table["D"].min()) <= 0:
+        return [], []
+    return design_doubts(table["N"], table["D"], certify.compute_levels(table["N"], table["D"]))
 
 
 def _profiles(problem: Problem, theta: Array, delta: float, labels: npt.NDArray[np.int64] | None) -> dict[str, Profile]:

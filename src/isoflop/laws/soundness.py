@@ -17,6 +17,8 @@ COLLINEAR, INDISTINCT = 0.98, 0.999  # |correlation| of log N and log D: doubtfu
 ROWS_PER_PARAMETER = 2
 ILL_CONDITIONED = 1e4
 FEW_STARTS = 0.2  # share at the best optimum below which it may not be the best
+WILD = 0.2  # residual of log loss that no noise and no bend of a law explains
+WIDEST_GAP = 300.0  # ratio of neighbouring N (or D) beyond which units are suspected
 FLOPS_SPREAD = 1.25  # ratio of the extreme FLOPs / (6 N D) of one table that two conventions are suspected from
 FLOPS_FACTOR = 2.0  # a constant factor that no count of embeddings, attention or recomputation explains
 
@@ -44,21 +46,13 @@ def soundness(
 ) -> Soundness:
     """Judge a fit. `vanished` names those of A, B, alpha and beta that are zero, `capped` says which are at their
     upper bound; `doubts` are the table reader's."""
-    correlation = abs(float(np.corrcoef(np.log(n), np.log(d))[0, 1]))
-    refused = [
-        f"{', '.join(vanished)} at zero: the law has no compute optimum" if vanished else None,
-        "one level of compute: how loss falls with compute is not seen" if levels == 1 else None,
-        f"log N and log D move together (correlation {correlation:.4f}): their terms cannot be told apart"
-        if correlation > INDISTINCT
-        else None,
-    ]
+    hopeless, doubtful = design_doubts(n, d, levels)
+    refused = [f"{', '.join(vanished)} at zero: the law has no compute optimum" if vanished else None, *hopeless]
     below = int((loss < floor).sum())
     weak = [
         f"{len(n)} rows for {parameters} parameters" if len(n) < ROWS_PER_PARAMETER * parameters else None,
         f"the floor E = {floor:.4g} lies above {below} measured losses" if below else None,
-        f"log N and log D are nearly collinear (correlation {correlation:.3f})"
-        if COLLINEAR < correlation <= INDISTINCT
-        else None,
+        *doubtful,
         f"condition number {condition:.1e}" if condition is not None and condition > ILL_CONDITIONED else None,
         f"only {share:.0%} of the starts reached the optimum" if share < FEW_STARTS else None,
         duplicates(n, d, loss),
@@ -66,6 +60,41 @@ def soundness(
         *doubts,
     ]
     return verdict([one for one in refused if one], [one for one in weak if one])
+
+
+def design_doubts(n: Array, d: Array, levels: int) -> tuple[list[str], list[str]]:
+    """Why these N and D, which vary, can tell no law whatever the losses; and what is only doubtful about them."""
+    hopeless = ["one level of compute: how loss falls with compute is not seen"] if levels == 1 else []
+    correlation = abs(float(np.corrcoef(np.log(n), np.log(d))[0, 1]))
+    if correlation > INDISTINCT:
+        told = f"log N and log D move together (correlation {correlation:.4f}): their terms cannot be told apart"
+        return [*hopeless, told], _gaps(n, d)
+    near = [f"log N and log D are nearly collinear (correlation {correlation:.3f})"] if correlation > COLLINEAR else []
+    return hopeless, near + _gaps(n, d)
+
+
+def _gaps(n: Array, d: Array) -> list[str]:
+    """Sentences where a column falls into parts so far apart that they may be of different units."""
+    told = []
+    for name, column in (("N", np.sort(n)), ("D", np.sort(d))):
+        ratio = column[1:] / column[:-1]
+        k = int(ratio.argmax())
+        if ratio[k] > WIDEST_GAP:
+            told.append(
+                f"{name} jumps from {column[k]:.4g} to {column[k + 1]:.4g} with no run between: rows of another unit?"
+            )
+    return told
+
+
+def wild_row(n: Array, d: Array, residuals: Array) -> list[str]:
+    """A sentence where a run is so far off the law (`residuals` of log loss) that its N, D or loss may mean another."""
+    worst = int(np.abs(residuals).argmax())
+    if abs(residuals[worst]) < WILD:
+        return []
+    return [
+        f"the run at N = {n[worst]:.4g}, D = {d[worst]:.4g} is {np.exp(residuals[worst]):.3g} times what the law says: "
+        "another unit in its row, or a run that went wrong"
+    ]
 
 
 def verdict(hopeless: list[str], doubtful: list[str]) -> Soundness:
@@ -76,7 +105,7 @@ def verdict(hopeless: list[str], doubtful: list[str]) -> Soundness:
 
 def table_notes(n: Array, d: Array, loss: Array) -> list[str]:
     """What is doubtful about a table whatever is fitted to it."""
-    told = [duplicates(n, d, loss)]
+    told = [duplicates(n, d, loss), *_gaps(n, d)]
     if min(np.ptp(np.log(n)), np.ptp(np.log(d))) > 0:
         correlation = abs(float(np.corrcoef(np.log(n), np.log(d))[0, 1]))
         if correlation > COLLINEAR:
