@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from isoflop.architecture.base import Description
 from isoflop.model.kernels import quantized as kernels
 from isoflop.model.kernels.rows import unrecorded
+from isoflop.model.linear import Linear
 
 Scales = Literal["fp16", "bf16", "fp32"]
 DTYPES: dict[Scales, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -309,3 +310,14 @@ def rows_of(x: Tensor) -> Tensor:
     """[..., d] as contiguous fp32 rows [M, d]."""
     rows = x.reshape(-1, x.shape[-1])
     return rows if rows.dtype == torch.float32 and rows.is_contiguous() else rows.float().contiguous()
+
+
+def quantize_linears(model: nn.Module, format: Format) -> None:
+    """Round every Linear of a model to nearest, in place; a tied output table gets a copy of its own to read from."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, Linear):
+                bias = None if child.bias is None else child.bias.detach()
+                setattr(module, name, QuantizedLinear(round_to_nearest(child.weight.detach(), format), bias))
+    if getattr(model, "head", ...) is None:
+        model.head = QuantizedLinear(round_to_nearest(model.embedding.detach(), format))
