@@ -3,10 +3,17 @@
 The grid and objective are those of Hoffmann et al. 2022 (appendix D.3): log-sum-exp parameters, Huber of log loss.
 
     python benchmarks/fit.py RUNS.csv --n 'Model Size' --flops 'Training FLOP' --loss loss --drop-highest 5
+
+With --peers PYTHON, an interpreter (3.12 or later) that has them, PyPI's chinchilla and simple-scaling-laws stand
+beside (`benchmarks/fit_peers.py`).
 """
 
 import argparse
+import csv
 import itertools
+import json
+import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -59,6 +66,18 @@ def ours(n, d, loss, delta, **settings):
     return fit, min(seconds)
 
 
+def peers(python, n, d, loss, delta):
+    """What `fit_peers.py` measured under another interpreter, one entry a row of the table."""
+    with tempfile.NamedTemporaryFile("w", suffix=".csv", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["N", "D", "loss"])
+        writer.writerows(zip(n, d, loss, strict=True))
+        file.flush()
+        script = Path(__file__).with_name("fit_peers.py")
+        command = [python, "-W", "ignore", script, file.name, "--delta", str(delta)]
+        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
@@ -69,6 +88,7 @@ def main():
     parser.add_argument("--starts", type=int, default=100, help="of the grid; time is extrapolated to all of it")
     parser.add_argument("--bootstrap", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--peers", metavar="PYTHON", help="an interpreter that has the peers installed")
     args = parser.parse_args()
     runs = read_runs(args.runs, Columns(args.n, args.d, args.flops, args.loss))
     kept = np.argsort(runs.loss)[: len(runs.loss) - args.drop_highest]
@@ -92,7 +112,11 @@ def main():
         whole, near = spent * size / args.starts, (found <= best * (1 + 1e-6)).mean()
         told = f"{whole:.0f} (from {args.starts} starts)"
         table.add_row(what, str(size), told, f"{whole / seconds:.0f}", f"{found.min():.10g}", f"{near:.0%}")
-    Console().print(table)
+    for one in peers(args.peers, *rows, args.delta) if args.peers else ():
+        told = f"{one['seconds']:.2f}" + (f" (from {one['from']} starts)" if one["from"] else "")
+        starts = str(one["starts"] or "")
+        table.add_row(one["method"], starts, told, f"{one['seconds'] / seconds:.0f}", f"{one['objective']:.10g}", "")
+    Console(width=130).print(table)
 
 
 if __name__ == "__main__":

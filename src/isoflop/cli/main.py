@@ -15,7 +15,8 @@ from isoflop import __version__
 VERBS = {
     "study": "plan the ladder, train it, fit, forecast, report; resumable",
     "zoo": "published architectures, with exact counts",
-    "cost": "parameters, FLOPs and cache bytes of an architecture, exactly",
+    "cost": "parameters, FLOPs, bytes, exactly; time, memory, money on devices",
+    "calibrate": "measure the device at hand for a minute, for `cost --hardware this`",
     "check": "the exact counts proved on the architecture's own modules",
     "compare": "architectures side by side, and one dial turned until they match",
     "generate": "text that a trained model goes on with",
@@ -26,6 +27,7 @@ VERBS = {
     "import": "a Hugging Face model's weights as a checkpoint of ours",
     "export": "a checkpoint of ours as the Hugging Face model that computes the same",
     "fit": "a scaling law with its certificate, from any table of runs",
+    "laws": "published scaling laws: constants, conventions, what they say of a run or a budget",
     "backtest": "whether forecasts of dearer runs from cheaper ones held, on any table of runs",
     "compare-runs": "two ladders of runs: the compute multiplier between them, or within noise",
     "next": "the runs to train next: those that most shrink the interval of a forecast, for a budget",
