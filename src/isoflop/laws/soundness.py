@@ -77,7 +77,7 @@ def _gaps(n: Array, d: Array) -> list[str]:
     """Sentences where a column falls into parts so far apart that they may be of different units."""
     told = []
     for name, column in (("N", np.sort(n)), ("D", np.sort(d))):
-        ratio = column[1:] / column[:-1]
+        ratio = np.append(column[1:] / column[:-1], 1.0)
         k = int(ratio.argmax())
         if ratio[k] > WIDEST_GAP:
             told.append(
