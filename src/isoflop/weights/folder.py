@@ -53,7 +53,9 @@ class TensorFolder:
 
     def read(self, name: str) -> Tensor:
         """The tensor, in a buffer that the next one overwrites. Raises ValueError where it holds NaN or infinity."""
-        entry = self.entries[name]
+        return self._read(name, self.entries[name])
+
+    def _read(self, name: str, entry: Entry) -> Tensor:
         data = self._buffer[: entry.nbytes]
         tensor = data.view(entry.dtype).view(entry.shape)
         if self._held != name:

@@ -10,7 +10,8 @@ from torch import Tensor
 from isoflop.architecture import Decoder
 from isoflop.architecture.hugging_face import from_hugging_face, nearest
 from isoflop.model import DecoderModel
-from isoflop.weights.checkpoint import Checkpoint, write_checkpoint
+from isoflop.model.quantized import QuantizedWeight
+from isoflop.weights.checkpoint import Checkpoint, Codes, write_checkpoint
 from isoflop.weights.convert import (
     check_names,
     fill,
@@ -26,6 +27,8 @@ from isoflop.weights.families import ARCHITECTURES, Names, links_of, names_of
 from isoflop.weights.folder import TensorFolder, inside, read_json
 from isoflop.weights.folding import Folded
 from isoflop.weights.link import Link
+from isoflop.weights.packed import PackedFolder, layout_of, matrix_from
+from isoflop.weights.quantized import described, install
 from isoflop.weights.tokenizer_files import copy_tokenizer
 from isoflop.weights.writer import MOST_SHARD, Form, Tell, new_folder, refuse_existing, silent, write_tensors
 
@@ -47,7 +50,9 @@ class HuggingFaceFolder:
         self.decoder = from_hugging_face(self.keys, str(folder / CONFIG))
         self.model_type = str(self.keys["model_type"])
         names = names_of(self.model_type, self.decoder)
-        self.tensors = TensorFolder(folder)
+        packed = self.keys.get("quantization_config")
+        layout = None if packed is None else layout_of(packed, folder / CONFIG)
+        self.tensors = TensorFolder(folder) if layout is None else PackedFolder(folder, layout)
         require_size(self.decoder, self.tensors)
         self.shapes = our_shapes(self.decoder)
         links = links_of(names, self.decoder, self.shapes)
@@ -62,8 +67,22 @@ class HuggingFaceFolder:
         return to_ours(form, self.links[name], self.tensors.read)
 
     def load(self, dtype: torch.dtype | None = None) -> DecoderModel:
-        """The model; its matrices and activations are `dtype`, or as they are stored."""
-        return fill(self.decoder, dtype or self.dtype, self.shapes, self.make)
+        """The model; its matrices and activations are `dtype`, or as they are stored; packed codes stay codes."""
+        matrices = self.matrices()
+        whole = {name: shape for name, shape in self.shapes.items() if name not in matrices}
+        model = fill(self.decoder, dtype or self.dtype, whole, self.make)
+        install(model, matrices)
+        return model
+
+    def matrices(self) -> dict[str, QuantizedWeight]:
+        """Our matrices that are made of packed codes alone, by name. Raises ValueError where these are damaged."""
+        if not isinstance(self.tensors, PackedFolder):
+            return {}
+        found: dict[str, QuantizedWeight] = {}
+        for name, links in self.links.items():
+            matrix = matrix_from(self.shapes[name], links, self.tensors) if len(self.shapes[name]) > 1 else None
+            found |= {} if matrix is None else {name: matrix}
+        return found
 
     def _check(self, names: Names) -> list[str]:
         expected = {link.theirs: link.shape for made in self.links.values() for link in made}
@@ -90,6 +109,8 @@ def import_folder(
     refuse_existing(target)
     theirs = HuggingFaceFolder(source)
     special = {key: theirs.keys[key] for key in SPECIAL_TOKENS if key in theirs.keys}
+    matrices = theirs.matrices()
+    method = f"{theirs.tensors.layout.method}, imported" if isinstance(theirs.tensors, PackedFolder) else ""
     write_checkpoint(
         target,
         theirs.decoder,
@@ -99,6 +120,7 @@ def import_folder(
         source,
         special,
         tell,
+        Codes(described(method, matrices), matrices.__getitem__) if matrices else None,
     )
     return theirs
 
@@ -126,16 +148,12 @@ def export_folder(source: Path, target: Path, tell: Tell = silent, most_shard: i
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The keys of a folder's config.json. Raises ValueError where it has none, or its weights are quantized."""
+    """The keys of a folder's config.json. Raises ValueError where it has none."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: is not a folder")
     keys = read_json(inside(folder, CONFIG))
     if not isinstance(keys, dict):
         raise ValueError(f"{folder / CONFIG}: is not the configuration of a model")
-    if keys.get("quantization_config") is not None:
-        raise ValueError(
-            f"{folder / CONFIG}: quantization_config: quantized weights are not read; dequantize them first"
-        )
     return keys
 
 
