@@ -16,6 +16,7 @@ from isoflop.ladder.messages import Message
 from isoflop.ladder.plan import Job, Plan, PlannedRun
 from isoflop.ladder.run import Outcome, count_workers
 from isoflop.ladder.study import Study
+from isoflop.ladder.until import additions_line, possible_of, until_document, until_line
 
 LEAST_WIDTH = 100  # columns of the plan
 PIPED_WIDTH = 170  # columns where nobody's terminal limits them
@@ -51,6 +52,8 @@ def print_plan(study: Study, plan: Plan, dataset: Dataset) -> None:
         console,
         f"estimated time: {_duration(estimated_seconds(study, plan))} (assumed rates, within a factor of two)",
     )
+    if study.forecast.until is not None:
+        _say(console, until_line(study, plan, possible_of(study, plan, dataset)))
     for warning in plan.warnings:
         _say(console, warning, label="looks wrong:", colour="yellow")
 
@@ -63,6 +66,7 @@ def plan_json(study: Study, plan: Plan, dataset: Dataset) -> str:
         "flops_exact": _total_flops(plan),
         "estimated_s": estimated_seconds(study, plan),
         "data": dataset.manifest,
+        "until": until_document(study, plan, possible_of(study, plan, dataset)) if study.forecast.until else None,
     }
     return msgspec.json.encode(record).decode()
 
@@ -93,8 +97,12 @@ def print_outcome(outcome: Outcome, answers: list[str], folder: Path) -> None:
         )
         for warning in fit.certificate.warnings:
             _say(console, warning, label="  caution:", colour="yellow")
+    if outcome.additions:
+        _say(console, additions_line(outcome.additions))
     for forecast in outcome.forecasts:
         _say(console, _forecast_line(forecast))
+        if told := forecast.forecast.get("warning"):
+            _say(console, told, label="  caution:", colour="yellow")
     for row in outcome.rows:
         if row.status != "done":
             _say(console, row.reason or "", label=f"{row.run} {row.status}:", colour="red")
@@ -113,6 +121,7 @@ def outcome_json(outcome: Outcome, answers: list[str], folder: Path) -> str:
         "forecasts": outcome.forecasts,
         "runs": outcome.rows,
         "failures": outcome.failures,
+        "until": outcome.additions,
         "seconds": outcome.seconds,
     }
     return msgspec.json.encode(record).decode()

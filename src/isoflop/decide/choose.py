@@ -18,25 +18,28 @@ EXCHANGES = 4  # rounds over the chosen runs
 MOST_EXCHANGED = 40  # chosen runs beyond which exchanging would take long
 
 
-def choose(outlook: Outlook, budget: float, most: int | None = None) -> list[int]:
+def choose(outlook: Outlook, budget: float, most: int | None = None, enough: float = 0.0) -> list[int]:
     """Candidates to train, dearest gain first, their costs within `budget` and at most `most` of them.
 
-    Empty where nothing is affordable, or nothing tells anything of the goals.
+    Once the goals' summed variance is down to `enough`, the cheaper set is the better one. Empty where nothing is
+    affordable, or nothing tells anything of the goals.
     """
     limit = len(outlook.cost_c) if most is None else most
     sets = []
     for by_cost in (True, False):
-        mended = exchange(outlook, greedy(outlook, budget, limit, by_cost), budget)
-        filled = greedy(outlook, budget, limit, by_cost, mended)  # a cheaper swap may have left room
-        sets.append(prune(outlook, filled))
-    return in_order(outlook, min(sets, key=lambda chosen: _rank(outlook, chosen)))
+        mended = exchange(outlook, greedy(outlook, budget, limit, by_cost, enough), budget)
+        filled = greedy(outlook, budget, limit, by_cost, enough, mended)  # a cheaper swap may have left room
+        sets.append(prune(outlook, filled, enough))
+    return in_order(outlook, min(sets, key=lambda chosen: _rank(outlook, chosen, enough)))
 
 
-def greedy(outlook: Outlook, budget: float, most: int, by_cost: bool, start: Sequence[int] = ()) -> list[int]:
+def greedy(
+    outlook: Outlook, budget: float, most: int, by_cost: bool, enough: float = 0.0, start: Sequence[int] = ()
+) -> list[int]:
     """Candidates added to `start` one by one: by what they tell, or by what they tell per cost, given those before."""
     known, left = Knowledge(outlook, start), budget - float(outlook.cost_c[list(start)].sum())
     variance = float(outlook.after(start).sum())
-    while len(known.taken) < most:
+    while len(known.taken) < most and variance > enough:
         gains = np.where(outlook.cost_c <= left, known.gains(), 0.0)
         gains[gains < LEAST_GAIN * variance] = 0
         if not gains.any():
@@ -67,12 +70,12 @@ def exchange(outlook: Outlook, chosen: Sequence[int], budget: float) -> list[int
     return current
 
 
-def prune(outlook: Outlook, chosen: Sequence[int]) -> list[int]:
+def prune(outlook: Outlook, chosen: Sequence[int], enough: float = 0.0) -> list[int]:
     """The same candidates without those that the others have made useless, the dearest of them first."""
     kept = list(chosen)
     for candidate in sorted(chosen, key=lambda k: -outlook.cost_c[k]):
         others = [k for k in kept if k != candidate]
-        if outlook.after(others).sum() <= (1 + LEAST_GAIN) * outlook.after(kept).sum():
+        if outlook.after(others).sum() <= max(enough, (1 + LEAST_GAIN) * outlook.after(kept).sum()):
             kept = others
     return kept
 
@@ -94,7 +97,7 @@ def widths(outlook: Outlook, chosen: Sequence[int]) -> Array:
     return np.sqrt([outlook.after(chosen[:count])[0] for count in range(len(chosen) + 1)])
 
 
-def _rank(outlook: Outlook, chosen: Sequence[int]) -> tuple[float, float]:
+def _rank(outlook: Outlook, chosen: Sequence[int], enough: float) -> tuple[float, float]:
     """Least variance first; of what differs by rounding, the cheaper."""
     cost = float(outlook.cost_c[list(chosen)].sum())
-    return float(f"{outlook.after(chosen).sum():.6g}"), cost
+    return float(f"{max(enough, outlook.after(chosen).sum()):.6g}"), cost

@@ -96,8 +96,20 @@ def make_plan(study: Study, vocab_size: int, data_digest: str, machine: Machine)
         key = msgspec.json.encode((wanted.role, wanted.family, spec))
         groups.setdefault(key, []).append((wanted, spec))
     jobs = [_job(study, members, data_digest, machine) for members in groups.values()]
-    jobs.sort(key=lambda job: job.runs[0].role == "target")
-    return Plan(jobs=jobs, warnings=design_warnings(study, jobs))
+    return Plan(jobs=in_order(jobs), warnings=design_warnings(study, jobs))
+
+
+def in_order(jobs: list[Job]) -> list[Job]:
+    """Those of the fit first."""
+    return sorted(jobs, key=lambda job: job.runs[0].role == "target")
+
+
+def single_job(
+    study: Study, family: str, d_model: int, tokens: float, vocab_size: int, data_digest: str, machine: Machine
+) -> Job:
+    """A job of one run to fit, on a trunk of its own whatever else the study trains."""
+    wanted = _Wanted("fit", family, d_model, tokens, None, min(study.training.seeds))
+    return _job(study, [(wanted, _spec(study, wanted, vocab_size))], data_digest, machine, alone=True)
 
 
 def _wanted(study: Study, vocab_size: int) -> list[_Wanted]:
@@ -107,7 +119,7 @@ def _wanted(study: Study, vocab_size: int) -> list[_Wanted]:
             wanted += _ladder(study, name, vocab_size, seed)
         for target in study.targets:
             family = study.family_of(target)
-            tokens = target.tokens or (target.flops or 0) / _flops_per_token(study, family, target.d_model, vocab_size)
+            tokens = target.tokens or (target.flops or 0) / flops_per_token(study, family, target.d_model, vocab_size)
             wanted.append(_Wanted("target", family, target.d_model, tokens, target.flops, seed))
     return wanted
 
@@ -129,7 +141,7 @@ def _spend(study: Study, family: str, budget: float, widths: list[int], vocab_si
     low, high = study.budgets.tokens_per_param
     runs, ratios = [], []
     for width in widths:
-        tokens = budget / _flops_per_token(study, family, width, vocab_size)
+        tokens = budget / flops_per_token(study, family, width, vocab_size)
         ratio = tokens / parameters(_decoder(study, family, width, vocab_size)).matmul
         ratios.append(ratio)
         if low <= ratio <= high:
@@ -147,7 +159,8 @@ def _decoder(study: Study, family: str, d_model: int, vocab_size: int) -> Decode
     return study.families[family].build(d_model, vocab_size, study.training.context)
 
 
-def _flops_per_token(study: Study, family: str, d_model: int, vocab_size: int) -> float:
+def flops_per_token(study: Study, family: str, d_model: int, vocab_size: int) -> float:
+    """Exact FLOPs of training a family's member of this width on one token."""
     decoder = _decoder(study, family, d_model, vocab_size)
     return flops(decoder, study.training.context, "exact").train_per_token
 
@@ -173,7 +186,9 @@ def _spec(study: Study, wanted: _Wanted, vocab_size: int) -> TrainSpec:
     )
 
 
-def _job(study: Study, members: list[tuple[_Wanted, TrainSpec]], data_digest: str, machine: Machine) -> Job:
+def _job(
+    study: Study, members: list[tuple[_Wanted, TrainSpec]], data_digest: str, machine: Machine, alone: bool = False
+) -> Job:
     t, e = study.training, study.execution
     spec = members[0][1]
     batch_tokens = spec.recipe.batch * t.context
@@ -187,7 +202,9 @@ def _job(study: Study, members: list[tuple[_Wanted, TrainSpec]], data_digest: st
     # whose small members happen to equal another's.
     first = members[0][0]
     training = (spec, t.schedule, warmup_steps, t.context, t.eval_tokens, threads, e.device, data_digest)
-    identity = (first.role, first.family, training)
+    identity: tuple[Any, ...] = (first.role, first.family, training)
+    if alone:
+        identity += (sorted(lengths),)
     return Job(
         trunk=_hash(identity),
         spec=spec,

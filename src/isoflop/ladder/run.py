@@ -23,9 +23,10 @@ from isoflop.ladder.forecast import Measured, complete_forecasts, fit_families, 
 from isoflop.ladder.lock import locked
 from isoflop.ladder.machine import this_machine
 from isoflop.ladder.messages import Message
-from isoflop.ladder.plan import Job, Plan, make_plan
+from isoflop.ladder.plan import Job, Plan, in_order, make_plan
 from isoflop.ladder.results import read_result
 from isoflop.ladder.study import Study
+from isoflop.ladder.until import Additions, add_until, cap_flops, possible_of, write_additions
 from isoflop.laws.fit import Fit
 from isoflop.table import RunRow, write_table
 
@@ -49,6 +50,7 @@ class Outcome(msgspec.Struct, frozen=True):
     forecasts: list[Measured]
     failures: list[JobFailure]
     seconds: float
+    additions: Additions | None  # with [forecast] until, once every planned run is done
 
 
 def run_study(study: Study, folder: Path, display: Display) -> Outcome:
@@ -66,13 +68,17 @@ def run_study(study: Study, folder: Path, display: Display) -> Outcome:
         runner = _Runner(study, plan, folder, lock, display)
         failures = runner.train("fit", list(study.families))
         rows = runner.tabulate(failures)
+        additions = None
+        if study.forecast.until is not None and not failures:
+            additions, failures = runner.narrow(dataset, rows)
+            plan, rows = runner.plan, runner.tabulate(failures)
         laws = fit_families(study, rows)
         write_laws(study, laws, rows, folder)
         forecasts = make_forecasts(study, laws, plan, rows, folder)
         failures += runner.train("target", runner.ready_to_test(laws, failures))
         rows = runner.tabulate(failures)
         forecasts = complete_forecasts(forecasts, rows, folder)
-    return Outcome(rows, laws, forecasts, failures, time.monotonic() - started)
+    return Outcome(rows, laws, forecasts, failures, time.monotonic() - started, additions)
 
 
 def check_study(study: Study, folder: Path) -> None:
@@ -122,6 +128,12 @@ def plan_study(study: Study, dataset: Dataset) -> Plan:
     stream = BatchStream(dataset.train, study.training.context, 0)
     stream.require(max(job.spec.recipe.batch for job in plan.jobs))
     warnings = plan.warnings + data_warnings(plan.jobs, stream.windows_per_epoch * study.training.context)
+    planned = sum(run.flops_exact for run in plan.runs("fit"))
+    if study.forecast.until is not None and cap_flops(study, plan) < planned:
+        raise ValueError(
+            f"[forecast] most_flops = {study.forecast.most_flops:.3g} is less than the planned ladder, {planned:.3g} "
+            "exact FLOPs; give more, or fewer [budgets]"
+        )
     return msgspec.structs.replace(plan, warnings=warnings)
 
 
@@ -149,6 +161,20 @@ class _Runner:
             return execute(jobs, folder, self.folder / "data", workers, self.lock, self.display.listen)
         finally:
             self.display.end()
+
+    def narrow(self, dataset: Dataset, rows: list[RunRow]) -> tuple[Additions, list[JobFailure]]:
+        """Add runs to the plan, and train them, until held-out intervals are as narrow as asked."""
+
+        def train(jobs: list[Job]) -> tuple[list[RunRow], list[JobFailure]]:
+            self.plan = msgspec.structs.replace(self.plan, jobs=in_order([*self.plan.jobs, *jobs]))
+            _write_plan(self.study, self.plan, dataset, self.folder)
+            failures = self.train("fit", list(self.study.families))
+            return self.tabulate(failures), failures
+
+        possible = possible_of(self.study, self.plan, dataset)
+        told, failures = add_until(self.study, self.plan, possible, rows, train, self.display.stage)
+        write_additions(self.folder, told)
+        return told, failures
 
     def ready_to_test(self, laws: dict[str, Fit | str], failures: list[JobFailure]) -> list[str]:
         """The families whose held-out runs may start: a forecast is only one if nothing that it rests on is missing."""

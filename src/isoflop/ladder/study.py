@@ -113,14 +113,22 @@ class Execution(Description, frozen=True):
 
 
 class Forecast(Description, frozen=True):
-    """How the law is fitted and the forecast made."""
+    """How the law is fitted and the forecast made. With `until`, runs are added after the planned ones until half the
+    width of every held-out interval is at most that share of the loss (.01: +-1 %), or runs to fit have taken
+    `most_flops` (exact FLOPs, together with the planned ones; twice those if not given)."""
 
     level: float = 0.8
     delta: float = 1e-3
     bootstrap: int = 1000
+    until: float | None = None
+    most_flops: float | None = None
 
     def __post_init__(self) -> None:
         require_positive(delta=self.delta, bootstrap=self.bootstrap)
+        if self.until is not None and not 0 < self.until < 1:
+            raise ValueError(f"until = {self.until} must lie between 0 and 1, such as 0.01 for an interval of +-1 %")
+        if self.most_flops is not None and not (self.until and 0 < self.most_flops < math.inf):
+            raise ValueError(f"most_flops = {self.most_flops} must be a finite number above 0, and go with until")
         if not 0 < self.level < 1:
             raise ValueError(f"level = {self.level} must lie between 0 and 1")
 
@@ -141,6 +149,8 @@ class Study(Description, frozen=True):
             raise ValueError('families is empty; name at least one, such as [families.dense] with type = "dense"')
         for target in self.targets:
             self.family_of(target)
+        if self.forecast.until is not None and not self.targets:
+            raise ValueError("[forecast] until asks for a narrow interval at a held-out run: give one in [[targets]]")
 
     def family_of(self, target: Target) -> str:
         """The name of a target's family. Raises ValueError where it is unknown or ambiguous."""
