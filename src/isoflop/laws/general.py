@@ -173,31 +173,47 @@ def fit_formula(
     labels = None if clusters is None else labels_of(np.asarray(clusters)[order])
     weight = scaled_weights(weights, len(y))[order]
     table, y = {name: values[order] for name, values in table.items()}, y[order]
-    form = FormulaForm.scaled(formula, table, y)
-    problem = Problem(form, form.features(table), form.target(y), weight)
-    starts = form.starts(problem.features, problem.log_loss)
-    solution = solve(problem, starts, delta)
-    if priors:
-        form, problem = _with_priors(form, problem, solution, table, y, priors, delta)
-        starts = solution.theta_Sp
-        solution = solve(problem, starts, delta)
+    problem, starts, solution = _optimum(formula, table, y, weight, priors or {}, delta)
+    form = problem.form
+    assert isinstance(form, FormulaForm)
     theta = solution.theta_Sp[int(solution.objective_S.argmin())]
     drawn = _bootstrap(problem, theta, starts, delta, bootstrap, seed, labels, len(form.priors))
     plain = replace(form, priors=())
     rows = Problem(plain, plain.features(table), plain.target(y), weight)
     residuals = rows.log_loss - np.log(plain.value(theta[None], rows.features))[0]
     certificate = _certificate(problem, rows, table, y, solution, drawn, residuals, delta, labels)
+    judged = verdict(*_with_doubts(certificate, doubts))
     certificate = msgspec.structs.replace(
         certificate,
         n_rows=len(y) if n_rows is None else n_rows,
         excluded=excluded or {},
         convention=convention,
-        status="weak" if doubts and certificate.status == "sound" else certificate.status,
-        reasons=[*certificate.reasons, *doubts],
+        status=judged.status,
+        reasons=judged.reasons,
         warnings=[*certificate.warnings, *doubts],
     )
     parameters = dict(zip(form.parameters, form.to_published(theta).tolist(), strict=True))
     return FormulaFit(formula, parameters, certificate, table, y, residuals, plain, theta, drawn)
+
+
+def _optimum(
+    formula: Formula, table: dict[str, Array], y: Array, weight: Array, priors: Mapping[str, Prior], delta: float
+) -> tuple[Problem, Array, Solution]:
+    """The problem (with rows of priors), the starts it was solved from, and its solution."""
+    form = FormulaForm.scaled(formula, table, y)
+    problem = Problem(form, form.features(table), form.target(y), weight)
+    starts = form.starts(problem.features, problem.log_loss)
+    solution = solve(problem, starts, delta)
+    if not priors:
+        return problem, starts, solution
+    problem = _with_priors(form, problem, solution, table, y, priors, delta)
+    return problem, solution.theta_Sp, solve(problem, solution.theta_Sp, delta)
+
+
+def _with_doubts(certificate: FormCertificate, doubts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What refuses a formula, and what makes it weak, the doubts of the table's reader among it."""
+    told = [*certificate.reasons, *doubts]
+    return (told, []) if certificate.status == "refused" else ([], told)
 
 
 def formula_document(
@@ -257,7 +273,7 @@ def _with_priors(
     y: Array,
     priors: Mapping[str, Prior],
     delta: float,
-) -> tuple[FormulaForm, Problem]:
+) -> Problem:
     """The problem with a row for every prior, weighted by the dispersion of the fit without them."""
     theta = solution.theta_Sp[int(solution.objective_S.argmin())]
     residuals = np.log(form.value(theta[None], problem.features))[0] - problem.log_loss
@@ -268,7 +284,7 @@ def _with_priors(
     held = form.with_priors(inside, delta)
     strengths = [dispersion / (prior.spread * held.prior_scale) ** 2 for prior in inside.values()]
     weights = np.concatenate([problem.weights, strengths])
-    return held, Problem(held, held.features(table), held.target(y), weights)
+    return Problem(held, held.features(table), held.target(y), weights)
 
 
 def _internal_prior(form: FormulaForm, name: str, prior: Prior) -> Prior:
