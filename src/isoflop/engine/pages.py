@@ -101,10 +101,9 @@ class PagedKeyValues:
         """Keep the new tokens' keys and values, and mix what each token may see, [1, T, H, D]."""
         n, parts = self.lanes.n_short, []
         if n:
-            rows = q_1THD[0, :n], k_1TKD[0, :n], v_1TKD[0, :n]
-            width, turned = v_1TKD.shape[3], None if turns is None else Turns(turns[0][:n], turns[1][:n], turns[2])
-            mixed = paged_attention(*rows, self.lanes.where_N2, self.size, *self._stored, width, options, turned)
-            parts.append(mixed[None].to(q_1THD.dtype))
+            where, width = self.lanes.where_N2, v_1TKD.shape[3]
+            mixed = paged_attention(q_1THD, k_1TKD, v_1TKD, where, self.size, *self._stored, width, options, turns)
+            parts.append(mixed if q_1THD.dtype is mixed.dtype else mixed.to(q_1THD.dtype))
         if n < q_1THD.shape[1]:
             q, k = (x if turns is None else rotate(x, *turns) for x in (q_1THD, k_1TKD))
             self.keys.write(self.lanes.at_T[n:], k[0, n:])
@@ -132,17 +131,17 @@ class PagedLatents:
         """Keep the new tokens' latents, and mix what each token may see, [1, T, H, V]."""
         n, parts = self.lanes.n_short, []
         if n:
-            parts.append(self._short(module, q_1THD[:, :n], latent_1TL[:, :n]))
+            parts.append(self._short(module, q_1THD[:, :n], latent_1TL))
         if n < q_1THD.shape[1]:
             self.latents.write(self.lanes.at_T[n:], latent_1TL[0, n:, None])
             parts += [self._one(module, q_1THD, lane) for lane in self.lanes.long]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
-    def _short(self, module: "LatentAttention", q_1NHD: Tensor, latent_1NL: Tensor) -> Tensor:
-        q_NHL, options = module.into_latents(q_1NHD)[0], Options(module.scale)
-        rows = q_NHL, latent_1NL[0, :, None], None, self.lanes.where_N2, self.size, self.latents.stored, None
-        mixed_NHR = paged_attention(*rows, module.mixer.kv_rank, options, None)
-        return module.out_of_latents(mixed_NHR[None].to(q_1NHD.dtype))
+    def _short(self, module: "LatentAttention", q_1NHD: Tensor, latent_1TL: Tensor) -> Tensor:
+        q_1NHL, options = module.into_latents(q_1NHD), Options(module.scale)
+        rows = q_1NHL, latent_1TL[:, :, None], None, self.lanes.where_N2, self.size, self.latents.stored, None
+        mixed_1NHR = paged_attention(*rows, module.mixer.kv_rank, options, None)
+        return module.out_of_latents(mixed_1NHR.to(q_1NHD.dtype))
 
     def _one(self, module: "LatentAttention", q_1THD: Tensor, lane: Lane) -> Tensor:
         q = q_1THD[:, lane.begin : lane.end]

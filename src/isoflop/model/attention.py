@@ -116,15 +116,20 @@ class Attention(nn.Module):
         self.register_buffer("slopes", slopes, persistent=False)
 
     def forward(self, x_BTM: Tensor, place: Place, state: Attended | None = None) -> Tensor:
+        return self.out(self.mix(self.qkv(x_BTM), place, state))
+
+    def mix(self, qkv_BTX: Tensor, place: Place, state: Attended | None) -> Tensor:
+        """What lies between the two matrices, [B, T, H * D]."""
         m, turns = self.mixer, self._turns(place)
         options = Options(self.scale, 0, m.window, m.chunk, m.softcap, self.slopes, self.sinks)
+        heads_BTXD = qkv_BTX.view(*qkv_BTX.shape[:2], -1, m.d_head)
         if state is None:
-            mixed_BTHD = causal_attention(*self._project(x_BTM, place, turns), *options.tuple())
+            mixed_BTHD = causal_attention(*self._parts(heads_BTXD, place, turns), *options.tuple())
         elif state.rotates and m.temperature is None and m.qk_norm != "unweighted-after":  # turning comes last
-            mixed_BTHD = state.attend(*self._project(x_BTM, place, None), options, turns)
+            mixed_BTHD = state.attend(*self._parts(heads_BTXD, place, None), options, turns)
         else:
-            mixed_BTHD = state.attend(*self._project(x_BTM, place, turns), options)
-        return self.out(mixed_BTHD.flatten(2))
+            mixed_BTHD = state.attend(*self._parts(heads_BTXD, place, turns), options)
+        return mixed_BTHD.flatten(2)
 
     def new_state(self, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> KeyValues:
         """An empty cache for `capacity` tokens, or as many as the window or chunk lets a token see."""
@@ -132,20 +137,21 @@ class Attention(nn.Module):
         shape = (batch, min(capacity, m.window or m.chunk or capacity), m.n_kv_heads, m.d_head)
         return KeyValues(torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device))
 
-    def _project(self, x_BTM: Tensor, place: Place, turns: Turns | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _parts(self, heads_BTHD: Tensor, place: Place, turns: Turns | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, as they meet."""
         m = self.mixer
-        heads_BTHD = self.qkv(x_BTM).unflatten(-1, (-1, m.d_head))
         if m.qk_norm in ("head", "all") or m.clip_qkv is not None:
             q_BTHD, k_BTKD, v_BTKD = self._normed(heads_BTHD)
             q_BTHD, k_BTKD = self._turned(q_BTHD, turns), self._turned(k_BTKD, turns)
         elif turns is None:
-            q_BTHD, k_BTKD, v_BTKD = heads_BTHD.split((m.n_heads, m.n_kv_heads, m.n_kv_heads), dim=2)
+            q_BTHD, k_BTKD = heads_BTHD[:, :, : m.n_heads], heads_BTHD[:, :, m.n_heads : -m.n_kv_heads]
+            v_BTKD = heads_BTHD[:, :, -m.n_kv_heads :]
         else:
             turned_BTHD, v_BTKD = heads_BTHD.split((m.n_heads + m.n_kv_heads, m.n_kv_heads), dim=2)
             q_BTHD, k_BTKD = self._turned(turned_BTHD, turns).split((m.n_heads, m.n_kv_heads), dim=2)
         if m.qk_norm == "unweighted-after":
             q_BTHD, k_BTKD = (F.rms_norm(x, x.shape[-1:], None, self.eps) for x in (q_BTHD, k_BTKD))
-        return self._temper(q_BTHD, place), k_BTKD, v_BTKD
+        return q_BTHD if m.temperature is None else self._temper(q_BTHD, place), k_BTKD, v_BTKD
 
     def _normed(self, heads_BTHD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, weighed by their norms and clipped."""
@@ -170,8 +176,7 @@ class Attention(nn.Module):
 
     def _temper(self, q_BTHD: Tensor, place: Place) -> Tensor:
         t = self.mixer.temperature
-        if t is None:
-            return q_BTHD
+        assert t is not None
         position_T = place.positions(q_BTHD.shape[1], q_BTHD.device).float()
         factor_T = 1 + t.coef * torch.log1p(torch.floor((position_T + 1) / t.period))
         return q_BTHD * factor_T[:, None, None].to(q_BTHD.dtype)

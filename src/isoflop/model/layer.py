@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from isoflop import architecture
+from isoflop.model import fused
 from isoflop.model.attention import Attention
 from isoflop.model.experts import MixtureOfExperts
 from isoflop.model.hyena import Hyena
@@ -29,6 +30,8 @@ class LayerModel(nn.Module):
         self.mixer = None if layer.mixer is None else build_mixer(layer.mixer, decoder)
         self.feed_forward = None if layer.feed_forward is None else build_feed_forward(layer.feed_forward, decoder)
         sandwich = decoder.placement == "sandwich"
+        rms = isinstance(decoder.norm, architecture.RmsNorm)
+        self.plain = rms and decoder.placement == "pre" and layer.parallel == "no" and self.residual_multiplier == 1
         if self.mixer is not None:
             self.mixer_norm = build_norm(decoder.norm, decoder.d_model)
             self.mixer_out_norm = build_norm(decoder.norm, decoder.d_model) if sandwich else None
@@ -41,12 +44,20 @@ class LayerModel(nn.Module):
             return self._both_at_once(x_BTM, place, state)
         stats = None
         if self.mixer is not None:
-            y_BTM = self.mixer(self._before(x_BTM, self.mixer_norm), place, state)
-            x_BTM = self._after(x_BTM, y_BTM, self.mixer_norm, self.mixer_out_norm)
+            fused_BTM = fused.attention(self, x_BTM, place, state) if self.plain else None
+            x_BTM = self._mixed(x_BTM, place, state) if fused_BTM is None else fused_BTM
         if self.feed_forward is not None:
+            fused_BTM = fused.mlp(self, x_BTM) if self.plain else None
+            if fused_BTM is not None:
+                return fused_BTM, None
             y_BTM, stats = self._feed_forward(self._before(x_BTM, self.feed_forward_norm))
             x_BTM = self._after(x_BTM, y_BTM, self.feed_forward_norm, self.feed_forward_out_norm)
         return x_BTM, stats
+
+    def _mixed(self, x_BTM: Tensor, place: Place, state: Any) -> Tensor:
+        assert self.mixer is not None
+        y_BTM = self.mixer(self._before(x_BTM, self.mixer_norm), place, state)
+        return self._after(x_BTM, y_BTM, self.mixer_norm, self.mixer_out_norm)
 
     def _both_at_once(self, x_BTM: Tensor, place: Place, state: Any) -> tuple[Tensor, RouterStats | None]:
         assert self.mixer is not None
@@ -69,7 +80,7 @@ class LayerModel(nn.Module):
         r = self.residual_multiplier
         match self.placement:
             case "pre":
-                return x_BTM + r * y_BTM
+                return x_BTM + (y_BTM if r == 1 else r * y_BTM)
             case "sandwich":
                 assert out_norm is not None
                 return x_BTM + r * out_norm(y_BTM)

@@ -1,6 +1,6 @@
 """paged.cpp for torch: attention of single tokens over pages.
 
-N row (one token), H query head, K key/value head, D width of queries and keys, E width of values.
+T token, of which the first N are rows here, H query head, K key/value head, D width of queries and keys, E of values.
 """
 
 import functools
@@ -33,9 +33,9 @@ def available() -> bool:
 
 
 def paged_attention(
-    q_NHD: Tensor,
-    k_NKD: Tensor,
-    v_NKE: Tensor | None,
+    q_1THD: Tensor,
+    k_1TKD: Tensor,
+    v_1TKE: Tensor | None,
     where_N2: "np.ndarray[Any, np.dtype[np.int64]]",
     page_tokens: int,
     keys: Stored,
@@ -44,20 +44,19 @@ def paged_attention(
     options: Options,
     turns: Turns | None,
 ) -> Tensor:
-    """[N, H, E], float32. First all rows' keys (turned) and values are stored, then each row mixes what it sees of its
-    own sequence, whose tokens before it lie there already. `where`: the address of its sequence's table of pages
-    (int64), and its position. Without values, those are the first E columns of the keys."""
-    n, heads, width = q_NHD.shape
-    q, k, v = _dense(q_NHD), _dense(k_NKD), None if v_NKE is None else _dense(v_NKE)
-    out = torch.empty(n, heads, d_value)
+    """[1, N, H, E], float32, of the first N of T tokens. First all N keys (turned) and values are stored, then each row
+    mixes what it sees of its own sequence, whose tokens before it lie there already. `where`: the address of its
+    sequence's table of pages (int64), and its position. Without values, those are the first E columns of the keys."""
+    q, k, v = _dense(q_1THD), _dense(k_1TKD), None if v_1TKE is None else _dense(v_1TKE)
+    n, heads, width = len(where_N2), q.shape[2], q.shape[3]
+    out = torch.empty(1, n, heads, d_value)
     o = options
     cos, sin, layout = (None, None, "half") if turns is None else turns
-    assert cos is None or (cos.is_contiguous() and sin is not None and sin.is_contiguous())
     pointers = q.data_ptr(), k.data_ptr(), _pointer(v), out.data_ptr(), _pointer(cos), _pointer(sin)
     marks = _pointer(o.slopes_H), _pointer(o.sinks_H), keys.codes.data_ptr(), _pointer(keys.scales)
     stored = (0, 0) if values is None else (values.codes.data_ptr(), _pointer(values.scales))
-    rows = q.stride(0), k.stride(0), 0 if v is None else v.stride(0)
-    sizes = n, heads, k.shape[1], width, d_value, 0 if cos is None else cos.shape[1], int(layout != "half")
+    rows = q.stride(1), k.stride(1), 0 if v is None else v.stride(1)
+    sizes = n, heads, k.shape[2], width, d_value, 0 if cos is None else cos.shape[1], int(layout != "half")
     reach = page_tokens, KINDS[keys.kind], o.window or EVERYTHING, o.chunk or EVERYTHING, torch.get_num_threads()
     numbers = *pointers, *marks, *stored, where_N2.ctypes.data, *rows, *sizes, *reach, o.scale, o.softcap or 0.0
     _function()(_ROWS.pack(*numbers))
@@ -67,7 +66,7 @@ def paged_attention(
 def _dense(x: Tensor) -> Tensor:
     """float32, each row's heads next to each other."""
     x = x if x.dtype is torch.float32 else x.float()
-    return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()
+    return x if x.stride(3) == 1 and x.stride(2) == x.shape[3] else x.contiguous()
 
 
 def _pointer(x: Tensor | None) -> int:
