@@ -106,7 +106,8 @@ def serving(checkpoint: Path, *more: str, environment: dict[str, str] | None = N
     finally:
         if served.process.poll() is None:
             os.killpg(served.process.pid, signal.SIGKILL)
-        served.process.communicate()
+        if served.process.stderr and not served.process.stderr.closed:
+            served.process.communicate()
 
 
 def until(true: Callable[[], bool], patience_s: float = 20.0) -> None:

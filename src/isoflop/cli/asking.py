@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from isoflop.engine.sampling import Grammar, Sampling
 
 CACHE_DTYPES = ("fp32", "bf16", "fp16", "int8", "int4")
+OUTPUT_TOKENS = 256
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -25,7 +26,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """How tokens are chosen."""
     choice = parser.add_argument_group("choice of tokens")
-    choice.add_argument("--max-tokens", type=int, default=256, metavar="N", help="of output (default 256)")
+    choice.add_argument("--max-tokens", type=int, metavar="N", help=f"of output (default {OUTPUT_TOKENS} or less)")
     choice.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0 is greedy (default 1)")
     choice.add_argument("--top-k", type=int, default=0, metavar="K", help="only the K likeliest (default: all)")
     choice.add_argument("--top-p", type=float, default=1.0, metavar="P", help="the likeliest of P together")
@@ -45,10 +46,11 @@ def sampling_of(args: argparse.Namespace, logprobs: int | None = None) -> "Sampl
     """The choices made. Raises ValueError naming the option."""
     from isoflop.engine.sampling import Sampling
 
-    names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty")
-    values = {name: getattr(args, name) for name in (*names, "frequency_penalty", "seed", "ignore_eos")}
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+    values = {name: getattr(args, name) for name in (*names, "seed", "ignore_eos")}
+    most = OUTPUT_TOKENS if args.max_tokens is None else args.max_tokens
     try:
-        return Sampling(**values, logprobs=logprobs, grammar=_grammar(args))
+        return Sampling(**values, max_tokens=most, logprobs=logprobs, grammar=_grammar(args))
     except ValueError as error:
         name, rest = str(error).split(" ", 1)
         raise ValueError(f"--{name.replace('_', '-')} {rest}") from None

@@ -60,7 +60,10 @@ def run(args: argparse.Namespace) -> int:
     from isoflop.engine.batching import begin, room_for, write
 
     tokens = begin(prompt, opened.vocabulary)
-    memory = args.memory or room_for(opened.model, len(tokens) + args.max_tokens, args.n, args.cache_dtype)
+    left = opened.model.decoder.max_context - len(tokens)
+    if args.max_tokens is None and 0 < left < sampling.max_tokens:
+        sampling = msgspec.structs.replace(sampling, max_tokens=left)
+    memory = args.memory or room_for(opened.model, len(tokens) + sampling.max_tokens, args.n, args.cache_dtype)
     engine = engine_of(opened, args, memory, args.n)
     for notice in engine.notices:
         print(f"isoflop generate: {notice}", file=sys.stderr)
@@ -74,7 +77,7 @@ def _prompt(said: str | None) -> str:
     if said is not None and said != "-":
         return said
     try:
-        return sys.stdin.read()
+        return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"standard input is not UTF-8 text: {error.reason} at byte {error.start}") from None
 

@@ -63,7 +63,6 @@ class Server(NamedTuple):
     app: ASGIApp
     service: Service
     runner: Runner
-    api: FastAPI
 
 
 def build(engine: Stepping, desk: Desk, notices: list[str], limits: Limits, token: str | None) -> Server:
@@ -97,7 +96,8 @@ def build(engine: Stepping, desk: Desk, notices: list[str], limits: Limits, toke
     ):
         api.add_exception_handler(kind, handler)
     api.openapi = lambda: _described(api, token is not None)  # type: ignore[method-assign]
-    return Server(_Counted(Guard(api, token, limits.patience), metrics, api), service, runner, api)
+    paths = set(api.openapi()["paths"])
+    return Server(_Counted(Guard(api, token, limits.patience), metrics, paths), service, runner)
 
 
 def _add_paths(api: FastAPI, service: Service, notices: list[str], time_made: int) -> None:
@@ -166,9 +166,8 @@ def _described(api: FastAPI, guarded: bool) -> dict[str, Any]:
 class _Counted:
     """ASGI middleware: answers by path and status. Unknown paths count together, or a client could fill memory."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, api: FastAPI) -> None:
-        self._app, self._metrics = app, metrics
-        self._paths = {getattr(route, "path", "") for route in api.routes}
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: set[str]) -> None:
+        self._app, self._metrics, self._paths = app, metrics, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""

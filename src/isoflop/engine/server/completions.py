@@ -29,20 +29,23 @@ from isoflop.engine.server.service import Service, Work, event, unless_gone
 from isoflop.engine.server.writing import Choice, Piece, chat_logprobs, completion_logprobs, usage
 
 DONE = "data: [DONE]\n\n"
+_STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "whole, or events where `stream` is true", "content": {"text/event-stream": {}}}
+}
 
 
 def routes(service: Service) -> APIRouter:
     """The two paths."""
     router = APIRouter()
 
-    @router.post("/v1/completions", response_model=Completion)
+    @router.post("/v1/completions", response_model=Completion, responses=_STREAMED)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Text that goes on from each prompt."""
         jobs = await asyncio.to_thread(service.desk.completion, body)
         n_prompts = len(jobs) // (body.best_of or body.n or 1)
         return await _answer(_Text(service, await service.begin(jobs), n_prompts, body), body, request)
 
-    @router.post("/v1/chat/completions", response_model=ChatCompletion)
+    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=_STREAMED)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """The assistant's next turn."""
         jobs = await asyncio.to_thread(service.desk.chat, body)

@@ -54,6 +54,8 @@ class Desk:
         """Prompts in order, each as often as there are choices (or `best_of`)."""
         self._check_model(body.model)
         n = body.n or 1
+        if body.echo:
+            raise ApiError(400, "echo: true is not served; the prompt's log probabilities are not kept", "echo")
         if body.best_of is not None and body.best_of < n:
             raise ApiError(400, f"best_of {body.best_of}: must be at least n, {n}", "best_of")
         if body.best_of is not None and body.best_of > n and body.stream:

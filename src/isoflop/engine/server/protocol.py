@@ -103,7 +103,7 @@ class CompletionRequest(Choices):
     best_of: int | None = Field(
         None, ge=1, le=MOST_CHOICES, description="of so many, the n of the highest mean log probability a token"
     )
-    echo: Literal[False] | None = None
+    echo: bool | None = Field(None, description="true is not served")
     suffix: None = None
 
 

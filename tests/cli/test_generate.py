@@ -1,0 +1,129 @@
+"""`isoflop generate` and `isoflop chat`, from the command line."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import isoflop
+from isoflop.architecture import Dense
+from isoflop.cli.main import main
+from isoflop.model import DecoderModel
+from isoflop.train.init import initialize
+from isoflop.train.recipe import Recipe
+from isoflop.weights.checkpoint import save_model
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of bytes."""
+    folder = tmp_path_factory.mktemp("generate") / "tiny"
+    model = DecoderModel(Dense().build(32, 256, 256))
+    initialize(model, 0, Recipe(lr=1e-3, batch=1))
+    save_model(folder, model, "a test", special_tokens={"bos_token_id": 0, "eos_token_id": 0})
+    return folder
+
+
+def document(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    assert main([*map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def greedy(checkpoint: Path, prompt: bytes, n: int) -> bytes:
+    model, tokens = isoflop.load(checkpoint), list(prompt)
+    with torch.no_grad():
+        for _ in range(n):
+            tokens.append(int(model(torch.tensor([tokens]))[0, -1].argmax()))
+    return bytes(tokens[len(prompt) :])
+
+
+def test_greedy(checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = greedy(checkpoint, b"import ", 9).decode(errors="replace")
+    assert main(["generate", str(checkpoint), "import ", "--temperature", "0", "--max-tokens", "9"]) == 0
+    assert capsys.readouterr().out == text + "\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"import ")))
+    found = document(capsys, "generate", checkpoint, "--temperature", 0, "--max-tokens", 9)
+    assert found["prompt"] == "import " and found["prompt_tokens"] == 7 and found["notices"] == []
+    assert [output["text"] for output in found["outputs"]] == [text]
+    assert found["outputs"][0]["finish"] == "length" and len(found["outputs"][0]["tokens"]) == 9
+    assert found["outputs"][0]["mean_logprob"] < 0
+
+
+def test_several(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("generate", checkpoint, "x", "--n", 3, "--seed", 4, "--max-tokens", 12)
+    first, again = document(capsys, *arguments), document(capsys, *arguments)
+    assert first == again and len({output["text"] for output in first["outputs"]}) == 3
+    assert main([str(a) for a in arguments]) == 0
+    assert capsys.readouterr().out.count("length]") == 3
+    fourth = document(capsys, "generate", checkpoint, "x", "--seed", 5, "--max-tokens", 12)
+    assert fourth["outputs"][0] == first["outputs"][1] | {"mean_logprob": fourth["outputs"][0]["mean_logprob"]}
+
+
+def test_forms(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(capsys, "generate", checkpoint, "", "--regex", "[a-c]{3}x", "--n", 2)
+    assert all(re.fullmatch("[a-c]{3}x", output["text"]) for output in found["outputs"])
+    (tmp_path / "schema.json").write_text('{"type": "array", "items": {"type": "boolean"}, "maxItems": 3}')
+    found = document(capsys, "generate", checkpoint, "v = ", "--json-schema", tmp_path / "schema.json")
+    assert isinstance(json.loads(found["outputs"][0]["text"]), list)
+    whole = document(capsys, "generate", checkpoint, "q", "--seed", 2, "--max-tokens", 30)["outputs"][0]["text"]
+    cut = document(capsys, "generate", checkpoint, "q", "--seed", 2, "--max-tokens", 30, "--stop", whole[5:7])
+    assert cut["outputs"][0]["text"] == whole[: whole.find(whole[5:7])] and cut["outputs"][0]["finish"] == "stop"
+
+
+def test_chat(checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hi\nAnd?\n/reset\nHi\n/quit\nno\n"))
+    assert main(["chat", str(checkpoint), "--temperature", "0", "--max-tokens", "6", "--json"]) == 0
+    turns = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [turn["user"] for turn in turns] == ["Hi", "And?", "Hi"]
+    assert turns[0] == turns[2] and turns[1]["prompt_tokens"] > turns[0]["prompt_tokens"]
+    assert turns[0]["assistant"].startswith(
+        greedy(checkpoint, b"User: Hi\n\nAssistant:", 6).decode(errors="replace")[:1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--temperature", "-1"], "--temperature -1.0: must be from 0 to 100"),
+        (["--top-p", "nan"], "--top-p nan: must be a finite number"),
+        (["--max-tokens", "0"], "--max-tokens 0: must be 1 or more"),
+        (["--max-tokens", "256"], "exceed the model's context of 256"),
+        (["--n", "0"], "--n 0 must be at least 1"),
+        (["--regex", "("], "regular expression: unclosed group"),
+        (["--json-schema", "/nowhere"], "--json-schema /nowhere: No such file"),
+        (["--stop", ""], "stop: a string of 0 characters"),
+        (["--memory", "lots"], "is no size such as 512M"),
+        (["--memory", "1K"], "memory of 1024 bytes"),
+        (["--device", "cuda:99"], "--device cuda:99: "),
+        (["--threads", "0"], "--threads 0 must be at least 1"),
+    ],
+)
+def test_mistakes(checkpoint: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    try:
+        code = main(["generate", str(checkpoint), "a", *arguments])
+    except SystemExit as exit:
+        code = int(str(exit.code))
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "") and said in err and err.count("\n") == 1
+
+
+def test_folders_without_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = DecoderModel(Dense().build(32, 300, 16))
+    initialize(model, 0, Recipe(lr=1e-3, batch=1))
+    save_model(tmp_path / "wordless", model, "a test")
+    for folder, said in ((tmp_path / "wordless", "its 300 tokens are not bytes"), (tmp_path, "holds neither")):
+        for verb in (["generate", str(folder), "a"], ["serve", str(folder)], ["chat", str(folder)]):
+            assert main(verb) == 2
+            assert said in capsys.readouterr().err
+
+
+def test_input_that_is_no_text(checkpoint: Path) -> None:
+    line = [sys.executable, "-m", "isoflop.cli.main", "generate", str(checkpoint), "-", "--max-tokens", "3"]
+    ran = subprocess.run(line, input=b"\xff", capture_output=True, timeout=120)
+    assert ran.returncode == 2 and b"standard input is not UTF-8" in ran.stderr

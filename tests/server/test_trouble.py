@@ -1,0 +1,204 @@
+"""Clients that are wrong, leave, stall or shout; after each, nothing is held and the next one is served."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import CONTEXT, Served, serving, until
+
+TEXT = "/v1/completions"
+CHAT = "/v1/chat/completions"
+USER = [{"role": "user", "content": "x"}]
+LONG = {"prompt": "a", "max_tokens": 480, "ignore_eos": True}
+
+
+@pytest.fixture(autouse=True)
+def harmed_nobody(server: Served) -> Iterator[None]:
+    yield
+    until(lambda: server.held() == 0)
+    status, got = server.ask("POST", TEXT, {"prompt": "abc", "max_tokens": 3, "temperature": 0})
+    assert status == 200 and got["usage"]["completion_tokens"] == 3
+
+
+WRONG: list[tuple[str, Any, int, str]] = [
+    (TEXT, b"", 400, "body"),
+    (TEXT, b"{", 400, ""),
+    (TEXT, b"\xff\xfe\x00", 400, ""),
+    (TEXT, b"[" * 100_000, 400, ""),
+    (TEXT, b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}", 400, ""),
+    (TEXT, b'{"prompt": "a", "temperature": NaN}', 400, "temperature"),
+    (TEXT, b'{"prompt": "a", "temperature": 1e999}', 400, "temperature"),
+    (TEXT, b'{"prompt": "\\ud800", "max_tokens": 1}', 400, "prompt"),
+    (TEXT, {"prompt": "a\0b"}, 400, "NUL"),
+    (TEXT, {}, 400, "prompt"),
+    (TEXT, [1], 400, ""),
+    (TEXT, {"prompt": []}, 400, "prompt"),
+    (TEXT, {"prompt": [[]]}, 400, "prompt"),
+    (TEXT, {"prompt": [1, 256]}, 400, "token 256 is not among"),
+    (TEXT, {"prompt": "a", "max_tokens": 0}, 400, "max_tokens"),
+    (TEXT, {"prompt": "a", "max_tokens": CONTEXT}, 400, f"are more than the {CONTEXT}"),
+    (TEXT, {"prompt": "a", "max_tokens": 10**40}, 400, "max_tokens"),
+    (TEXT, {"prompt": "a", "temperature": "1"}, 400, "temperature"),
+    (TEXT, {"prompt": "a", "n": 65}, 400, "n"),
+    (TEXT, {"prompt": ["a"] * 64, "n": 64}, 400, "more than 256"),
+    (TEXT, {"prompt": "a", "n": 3, "best_of": 2}, 400, "best_of"),
+    (TEXT, {"prompt": "a", "best_of": 2, "stream": True}, 400, "best_of"),
+    (TEXT, {"prompt": "a", "stop": ""}, 400, "stop"),
+    (TEXT, {"prompt": "a", "stop": ["a"] * 17}, 400, "stop"),
+    (TEXT, {"prompt": "a", "logit_bias": {"1": 5}}, 400, "logit_bias"),
+    (TEXT, {"prompt": "a", "regex": "("}, 400, "unclosed group"),
+    (TEXT, {"prompt": "a", "regex": "a", "response_format": {"type": "json_object"}}, 400, "one of"),
+    (TEXT, {"prompt": "a", "response_format": {"type": "yaml"}}, 400, "response_format"),
+    (TEXT, {"prompt": "a", "model": "\x00other"}, 404, "is not served here"),
+    (CHAT, {"messages": []}, 400, "messages"),
+    (CHAT, {"messages": [{"role": "robot", "content": "x"}]}, 400, "role"),
+    (CHAT, {"messages": [{"role": "user", "content": None}]}, 400, "content"),
+    (CHAT, {"messages": USER, "top_logprobs": 2}, 400, "needs logprobs"),
+    (CHAT, {"messages": USER, "tools": []}, 400, "tools"),
+    (CHAT, {"messages": USER, "max_tokens": 3, "max_completion_tokens": 4}, 400, "newer name"),
+    ("/detokenize", {"tokens": [256]}, 400, "token 256"),
+    ("/detokenize", {"tokens": [-1]}, 400, "tokens"),
+    ("/tokenize", {"prompt": 3}, 400, "prompt"),
+    ("/nowhere", {}, 404, ""),
+    ("/v1/models", {}, 405, ""),
+    (TEXT, {"prompt": "a" * 300_000}, 413, "262144 bytes"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "status", "said"), WRONG, ids=[str(i) for i in range(len(WRONG))])
+def test_wrong_questions(server: Served, path: str, body: Any, status: int, said: str) -> None:
+    got, answer = server.ask("POST", path, body)
+    assert got == status, answer
+    assert set(answer) == {"error"} and set(answer["error"]) == {"message", "type", "param", "code"}
+    assert said in answer["error"]["message"] and "Traceback" not in answer["error"]["message"]
+
+
+def test_a_client_that_leaves(server: Served) -> None:
+    for body in (LONG, LONG | {"stream": True}, LONG | {"n": 8}):
+        before = server.metric("isoflop_output_tokens_total")
+        connection = server.send(body)
+        until(lambda: server.metric("isoflop_output_tokens_total") > before)  # noqa: B023
+        connection.close()
+        until(lambda: server.held() == 0, 2.0)
+        after = server.metric("isoflop_output_tokens_total") - before
+        assert after < 480 * int(body.get("n", 1)), "it ran to its end"  # type: ignore[call-overload]
+
+
+def test_a_client_that_leaves_while_it_asks(server: Served) -> None:
+    for part in (b"POST /v1/comp", b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"):
+        connection = server.connected()
+        connection.sendall(part)
+        connection.close()
+
+
+def test_garbage(server: Served) -> None:
+    for data in (b"\x16\x03\x01\x02\x00", b"GET / HTTP/9.9\r\n\r\n", b"\0" * 70_000, b"A" * 200_000):
+        with server.connected() as connection:
+            try:
+                connection.sendall(data)
+                connection.shutdown(socket.SHUT_WR)
+                assert connection.recv(1 << 16)[:12] in (b"", b"HTTP/1.1 400", b"HTTP/1.1 404")
+            except (BrokenPipeError, ConnectionResetError):
+                pass
+
+
+def test_a_body_that_does_not_come(server: Served) -> None:
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+    with server.connected() as connection:
+        connection.sendall(head)
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 408")
+    with server.connected() as connection:  # one that is too large is not waited for, told or not
+        connection.sendall(head.replace(b"99", b"999999999"))
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413")
+    with server.connected() as connection:
+        connection.sendall(head.replace(b"Content-Length: 99", b"Transfer-Encoding: chunked")[:-1])
+        try:
+            for _ in range(40):
+                connection.sendall(b"4000\r\n" + b" " * 0x4000 + b"\r\n")
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413")
+
+
+def test_a_client_that_does_not_read(server: Served) -> None:
+    """Its answer is made, and waits in the sockets' buffers; others go on."""
+    with server.send(LONG | {"stream": True, "logprobs": 5}):
+        until(lambda: server.held() == 0)
+        status, _ = server.ask("POST", TEXT, {"prompt": "a", "max_tokens": 4})
+        assert status == 200
+
+
+def test_more_than_may_wait(server: Served) -> None:
+    with server.send(LONG | {"n": 30}):
+        until(lambda: server.metric("isoflop_live_requests") == 30)
+        status, answer = server.ask("POST", TEXT, {"prompt": "a", "n": 3})
+        assert status == 429 and answer["error"]["code"] == "queue_full"
+        assert server.ask("POST", TEXT, {"prompt": "a", "n": 2, "max_tokens": 1})[0] == 200
+
+
+def test_many_at_once(server: Served) -> None:
+    """Under load, each gets what it would get alone."""
+    bodies = [{"prompt": f"number {i}", "max_tokens": 3 + i % 5, "seed": i} for i in range(24)]
+    alone = [server.ask("POST", TEXT, body)[1]["choices"][0]["text"] for body in bodies]
+    got: dict[int, Any] = {}
+    threads = [
+        threading.Thread(target=lambda i=i: got.update({i: server.ask("POST", TEXT, bodies[i])[1]})) for i in range(24)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [got[i]["choices"][0]["text"] for i in range(24)] == alone
+
+
+def test_tokens_and_time(checkpoint: Path) -> None:
+    more = ("--memory", "8M", "--request-s", "0.3", "--context", "400")
+    with serving(checkpoint, *more, environment={"ISOFLOP_TOKEN": "s3cret"}) as guarded:
+        right = {"Authorization": "Bearer s3cret"}
+        assert guarded.ask("GET", "/health")[0] == 200
+        for path in ("/v1/models", "/metrics", "/openapi.json", "/nowhere"):
+            assert guarded.ask("GET", path)[0] == 401
+        assert guarded.ask("GET", "/v1/models", headers={"Authorization": "Bearer wrong"})[0] == 401
+        assert guarded.ask("GET", "/v1/models", headers=right)[0] == 200
+        body = {"prompt": "a", "max_tokens": 380, "ignore_eos": True, "n": 32}
+        status, answer = guarded.ask("POST", TEXT, body, right)
+        assert status == 504 and answer["error"]["code"] == "timeout"
+        status, text = guarded.ask("POST", TEXT, body | {"stream": True}, right)
+        events = [line.removeprefix("data: ") for line in text.splitlines() if line]
+        assert status == 200 and json.loads(events[-1])["error"]["type"] == "timeout_error"
+        assert guarded.ask("POST", TEXT, {"prompt": "a", "max_tokens": 400}, right)[0] == 400
+
+
+def test_sigterm_lets_requests_finish(checkpoint: Path) -> None:
+    with serving(checkpoint, "--memory", "8M") as ending:
+        with ending.send(LONG | {"n": 4}) as connection, ending.connected() as other:
+            until(lambda: ending.metric("isoflop_live_requests") == 4)
+            ending.process.terminate()
+            time.sleep(0.1)
+            other.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            refused = other.recv(1 << 16)
+            answer = b""
+            while part := connection.recv(1 << 16):
+                answer += part
+        assert refused.startswith(b"HTTP/1.1 503") or b'"completion_tokens":1920' in answer
+        assert answer.startswith(b"HTTP/1.1 200") and b'"completion_tokens":1920' in answer
+        ending.process.communicate(timeout=60)
+        assert ending.process.returncode == 0
+
+
+def test_killed_in_the_middle(checkpoint: Path) -> None:
+    with serving(checkpoint, "--memory", "8M") as first:
+        with first.send(LONG | {"n": 8}):
+            until(lambda: first.metric("isoflop_live_requests") == 8)
+            first.process.kill()
+            first.process.communicate()
+        again = ("--memory", "8M", "--port", str(first.port))
+    with serving(checkpoint, *again) as second:
+        assert second.port == first.port
+        assert second.ask("POST", TEXT, {"prompt": "a", "max_tokens": 3})[0] == 200
+        assert second.end() == 0
