@@ -49,6 +49,10 @@ def test_clustered_runs_widen_the_interval(ladder):
     together = fit_law(n, d, loss, bootstrap=100, clusters=clusters).certificate.bootstrap
     assert together.clusters == 24
     assert together.standard_errors["alpha"] > 1.3 * apart.standard_errors["alpha"]
+    few = fit_law(n, d, loss, bootstrap=20, clusters=[one[-1] for one in clusters], diagnostics=False).certificate
+    assert "only 10 clusters" not in " ".join(few.warnings)
+    fewer = fit_law(n, d, loss, bootstrap=20, clusters=[len(one) for one in clusters], diagnostics=False).certificate
+    assert "only 2 clusters to resample" in " ".join(fewer.warnings)
 
 
 def test_intervals_of_new_runs_hold(ladder):

@@ -17,6 +17,7 @@ from isoflop.laws.soundness import Status
 ILL_CONDITIONED = 1e4  # singular values of the Jacobian spread wider than this: directions the data do not see
 COLLINEAR = 0.98  # |correlation| of log N and log D over which the two terms can hardly be told apart
 FEW_ROWS_PER_PARAMETER = 2
+FEW_CLUSTERS = 10
 SELDOM = 0.01  # share of the replicates below which a parameter's bound is not named
 MISFIT = 0.05  # residual rms at which the form cannot be said to fit
 OUTLYING = 3.0  # times the residual rms at which a row stands out
@@ -220,6 +221,8 @@ def residual_warnings(n: Array, d: Array, residuals: Array) -> list[str]:
 def bootstrap_warnings(form: NamedForm, drawn: Bootstrap) -> list[str]:
     """What went wrong among the replicates."""
     told = []
+    if drawn.clusters is not None and drawn.clusters < FEW_CLUSTERS:
+        told.append(f"only {drawn.clusters} clusters to resample: the intervals of the parameters may be too narrow")
     if drawn.unconverged > 0.05:
         told.append(f"{drawn.unconverged:.0%} of the bootstrap replicates did not settle")
     if drawn.at_bound > 0.1:
