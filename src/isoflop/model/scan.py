@@ -82,23 +82,17 @@ def _scan_backward(
     found_CBIN: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, dt, a, b, c and of the state before the first token."""
-    inputs = (grad_y_BTI, grad_state_BIN, x_BTI, dt_BTI, a_IN, b_BTN, c_BTN, found_CBIN)
+    saved = kernel.Saved(x_BTI, dt_BTI, a_IN, b_BTN, c_BTN, found_CBIN)
     if kernel.available(x_BTI):
-        return kernel.scan_gradient(*inputs, chunk_of(x_BTI.shape[1]))
-    return torch_scan_gradient(*inputs)
+        x, dt, a, b, c, state = kernel.scan_gradient(grad_y_BTI, grad_state_BIN, saved, chunk_of(x_BTI.shape[1]))
+    else:
+        x, dt, a, b, c, state = torch_scan_gradient(grad_y_BTI, grad_state_BIN, saved)
+    return x, dt, a, b, c, state
 
 
-def torch_scan_gradient(
-    grad_y_BTI: Tensor,
-    grad_state_BIN: Tensor,
-    x_BTI: Tensor,
-    dt_BTI: Tensor,
-    a_IN: Tensor,
-    b_BTN: Tensor,
-    c_BTN: Tensor,
-    found_CBIN: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def torch_scan_gradient(grad_y_BTI: Tensor, grad_state_BIN: Tensor, saved: kernel.Saved) -> tuple[Tensor, ...]:
     """The same on any device, in any precision."""
+    x_BTI, dt_BTI, a_IN, b_BTN, c_BTN, found_CBIN = saved
     inputs = (grad_y_BTI, x_BTI, dt_BTI, b_BTN, c_BTN)
     grads = [torch.empty_like(z, memory_format=torch.contiguous_format) for z in (x_BTI, dt_BTI, b_BTN, c_BTN)]
     grad_a_IN, later_BIN = torch.zeros_like(a_IN), grad_state_BIN

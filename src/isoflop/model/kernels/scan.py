@@ -1,6 +1,7 @@
 """scan.cpp for torch. B batch, T position, I d_inner, N d_state, C chunk."""
 
 import ctypes
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,6 +9,17 @@ from torch import Tensor
 from isoflop.model.kernels.build import library
 
 SHARES = 8  # tasks a sequence is cut into: fixed, so that sums are the same on any machine
+
+
+class Saved(NamedTuple):
+    """What the backward reads of the forward: its inputs, and the state that each chunk found."""
+
+    x_BTI: Tensor
+    dt_BTI: Tensor
+    a_IN: Tensor
+    b_BTN: Tensor
+    c_BTN: Tensor
+    found_CBIN: Tensor
 
 
 def available(x: Tensor) -> bool:
@@ -26,19 +38,9 @@ def scan(
     return y_BTI, last_BIN, found_CBIN
 
 
-def scan_gradient(
-    grad_y_BTI: Tensor,
-    grad_state_BIN: Tensor,
-    x_BTI: Tensor,
-    dt_BTI: Tensor,
-    a_IN: Tensor,
-    b_BTN: Tensor,
-    c_BTN: Tensor,
-    found_CBIN: Tensor,
-    length: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def scan_gradient(grad_y_BTI: Tensor, grad_state_BIN: Tensor, saved: Saved, length: int) -> tuple[Tensor, ...]:
     """Gradients of x, dt, a, b, c and of the state before the first token."""
-    inputs = [z.contiguous() for z in (x_BTI, dt_BTI, a_IN, b_BTN, c_BTN, found_CBIN, grad_y_BTI, grad_state_BIN)]
+    inputs = [z.contiguous() for z in (*saved, grad_y_BTI, grad_state_BIN)]
     x, dt, _, b, c, _, _, last = inputs
     grads = (
         torch.empty_like(x),
@@ -48,7 +50,7 @@ def scan_gradient(
         c.new_empty(SHARES, *c.shape),
         torch.empty_like(last),
     )
-    _call("scan_backward", (*inputs, *grads), (*x_BTI.shape, a_IN.shape[1], length, SHARES))
+    _call("scan_backward", (*inputs, *grads), (*x.shape, saved.a_IN.shape[1], length, SHARES))
     return grads[0], grads[1], grads[2].sum(0), grads[3].sum(0), grads[4].sum(0), grads[5]
 
 
