@@ -1,17 +1,19 @@
-"""ScaleBench (Li et al. 2026, arXiv 2604.22753): laws fitted to the whole pool predict the expensive region.
+"""ScaleBench (Li et al. 2026, arXiv 2604.22753): laws fitted to the whole pool, or to what a budget buys of it, predict
+the expensive region.
 
-    python benchmarks/scalebench.py FOLDER        FOLDER holds <task>_train.csv and <task>_test.csv
+    python benchmarks/scalebench.py FOLDER             FOLDER holds <task>_train.csv and <task>_test.csv
+    python benchmarks/scalebench.py FOLDER --budgets   1, 5 and 10 % of the pool's cost, mean over ten seeds
+    python benchmarks/scalebench.py FOLDER --held-out  the same with the pool's own top levels as the region
 
 Every task has a few candidate laws from its literature, with weak beliefs about their parameters. The law is chosen
 without the test rows: each feature's top quarter of levels is held out of the pool in turn, and the candidate with the
 least mean rms error of what was held out is refitted to the whole pool. Score: R2 over the test rows of all groups.
+With a budget the law is that one, and the design that of `scalebench_design`; groups share nothing.
 """
 
 import argparse
 import csv
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,139 +21,11 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import least_squares
 
+from scalebench_design import forecast
+from scalebench_laws import TASKS, Law, Task
+
+SHARES = (0.01, 0.05, 0.1)
 NOISE = 0.01  # scale of the residuals at which they start to count less (soft L1)
-
-
-@dataclass(frozen=True)
-class Law:
-    """A form, and for every parameter what is believed of it (mean, standard deviation)."""
-
-    name: str
-    value: Callable[[np.ndarray, np.ndarray], np.ndarray]  # (parameters, features (n, k)) -> target (n,)
-    beliefs: tuple[tuple[float, float], ...]
-
-
-@dataclass(frozen=True)
-class Task:
-    """Columns, candidate laws, and the R2 published for all of the pool."""
-
-    features: tuple[str, ...]
-    target: str
-    log: bool  # the target is positive, and residuals are of its logarithm
-    published: float
-    laws: tuple[Law, ...]
-
-
-def logs(x, *units):
-    """log of each column in its unit, one array a column."""
-    return np.log(x / np.array(units)).T
-
-
-def repeats(p, x, excess=False):
-    """Muennighoff et al. 2023, eq. 5 and 6: repeated tokens and surplus parameters decay. With `excess`, a term more
-    for what repeating does to models that can memorise: a power of N, epochs and unique tokens.
-    p: log E, log of the N term at 1e9, of the D term at 1e10, log alpha, log beta, log R_D*, log R_N*."""
-    unique, n, d = x.T
-    alpha, beta, r_d, r_n = np.exp(p[3:7])
-    big_a, big_b = np.exp(p[1:3])
-    best = 1e9 * np.exp((np.log(big_a * alpha / (big_b * beta)) + beta * np.log(unique / 1e10)) / alpha)
-    base = np.minimum(best, n)
-    epochs = np.maximum(d / unique - 1, 0)
-    tokens = unique * (1 + r_d * (1 - np.exp(-epochs / r_d)))
-    size = base * (1 + r_n * (1 - np.exp(-(n / base - 1) / r_n)))
-    loss = np.exp(p[0]) + big_a * (size / 1e9) ** -alpha + big_b * (tokens / 1e10) ** -beta
-    if excess:
-        loss = loss + np.exp(p[7] + p[8] * np.log(n / 1e9) + p[9] * np.log1p(epochs) + p[10] * np.log(unique / 1e10))
-    return loss
-
-
-def experts(p, x, floor=False):
-    """Clark et al. 2022, eq. 1: log L bilinear in log N and log experts; with `floor`, above an irreducible loss."""
-    e, n = logs(x, 1, 1e8)
-    reducible = np.exp(p[0] + p[1] * n + p[2] * e + p[3] * n * e)
-    return reducible + (np.exp(p[4]) if floor else 0)
-
-
-def experts_saturating(p, x):
-    """Clark et al. 2022, eq. 2: the benefit of experts starts and ends smoothly."""
-    count = 1 / (1 / (x[:, 0] - 1 + np.exp(p[4])) + np.exp(-p[5]))
-    return experts(p, np.column_stack([count, x[:, 1]]))
-
-
-def hyperparameters(p, x, skewed=False, floor=True):
-    """A law in N and D under a bowl in log learning rate and log batch, whose middle moves with N and D by powers (Li
-    et al. 2025, Step Law) and with the batch; with `skewed`, its far sides rise at different rates."""
-    lr, batch, d, n = logs(x, 1e-3, 256, 2e10, 3e8)
-    off_lr = lr - (p[5] + p[6] * n + p[7] * d + p[12] * batch)
-    off_batch = batch - (p[8] + p[9] * n + p[10] * d)
-    loss = np.exp(p[1] - np.exp(p[2]) * n) + np.exp(p[3] - np.exp(p[4]) * d) + (np.exp(p[0]) if floor else 0)
-    skew = p[14:16] if skewed else (0, 0)
-    bowl = np.exp(p[11] + skew[0] * off_lr) * off_lr**2 + np.exp(p[13] + skew[1] * off_batch) * off_batch**2
-    return loss * np.exp(np.minimum(bowl, 5))
-
-
-def streams(p, x, power=False):
-    """Parallel scaling (Chen et al. 2025): P streams count as parameters times (k log P + 1), or as a power of P."""
-    n = np.log(x[:, 0] / 1e9)
-    more = np.exp(p[3]) * np.log(x[:, 1])
-    return np.exp(p[0]) + np.exp(p[1] - np.exp(p[2]) * (n + (more if power else np.log1p(more))))
-
-
-def vocabulary(p, x, own=False):
-    """Tao et al. 2024, eq. 6: unigram-normalised loss of N, V and characters, terms in N and characters scaled by
-    powers of V; with `own`, a term of V alone, that falls as a power of V and rises with its logarithm, else a parabola
-    in log V."""
-    n, v, c = logs(x, 3e8, 16384, 1e10)
-    alone = np.exp(p[7] - np.exp(p[8]) * v - p[10] * n) + p[11] * v if own else p[7] * v + p[8] * v * v
-    return (
-        p[0]
-        + alone
-        + np.exp(p[1] - np.exp(p[2]) * n + p[9] * v)
-        + np.exp(p[3] - np.exp(p[4]) * c + p[5] * v + p[6] * n)
-    )
-
-
-EXPONENT = (float(np.log(0.35)), 0.6)
-ANY = (0.0, 1.0)
-SOME = (0.0, 0.4)
-LITTLE = (0.0, 0.1)
-REPEATS = ((0.5, 0.3), (-0.7, 1.0), (-0.7, 1.0), EXPONENT, EXPONENT, (2.7, 1.0), (1.7, 1.0))
-EXPERTS = ((1.0, 0.5), (-0.08, 0.05), (-0.03, 0.05), (0.0, 0.02))
-BOWL = (
-    (0.5, 0.4), (-1.0, 1.0), EXPONENT, (-1.0, 1.0), EXPONENT,
-    ANY, (-0.7, 0.5), (0.3, 0.5), ANY, SOME, (0.6, 0.4), (-4.5, 1.0), SOME, (-4.5, 1.0),
-)  # fmt: skip
-STREAMS = ((0.2, 0.5), (-0.5, 1.0), EXPONENT, (-1.0, 1.0))
-VOCABULARY = ((-6.0, 1.0), (-0.5, 1.0), EXPONENT, (0.0, 1.0), EXPONENT, SOME, SOME)
-
-TASKS = {
-    "lr_bsz": Task(("lr", "bsz", "data_size", "non_embedding_param_size"), "lm_loss", True, 0.04, (
-        Law("bowl", hyperparameters, BOWL),
-        Law("skewed bowl", lambda p, x: hyperparameters(p, x, skewed=True), (*BOWL, SOME, SOME)),
-        Law("skewed bowl, no floor", lambda p, x: hyperparameters(p, x, True, False), (*BOWL, SOME, SOME)),
-    )),
-    "vocab": Task(
-        ("non_vocab_parameters", "vocab_size", "num_characters"), "unigram_normalized_loss", False, 0.93, (
-            Law("parabola in log V", vocabulary, (*VOCABULARY, SOME, LITTLE, LITTLE)),
-            Law("power of V and log V", lambda p, x: vocabulary(p, x, own=True),
-                (*VOCABULARY, (-3.0, 1.0), (0.0, 0.5), LITTLE, SOME, SOME)),
-        ),
-    ),
-    "parallel": Task(("num_params", "parallel_size"), "loss", True, 0.99, (
-        Law("logarithm of P", streams, STREAMS),
-        Law("power of P", lambda p, x: streams(p, x, power=True), STREAMS),
-    )),
-    "moe": Task(("num_experts", "dense_parameter_count"), "loss_validation", True, 0.81, (
-        Law("bilinear", experts, EXPERTS),
-        Law("bilinear above a floor", lambda p, x: experts(p, x, floor=True), (*EXPERTS, (0.2, 0.5))),
-        Law("bilinear, saturating", experts_saturating, (*EXPERTS, ANY, (6.0, 2.0))),
-    )),
-    "data_constrained": Task(("unique_tokens", "params", "tokens"), "loss", True, 0.79, (
-        Law("decaying repeats", repeats, REPEATS),
-        Law("decaying repeats and excess", lambda p, x: repeats(p, x, excess=True),
-            (*REPEATS, (-3.0, 1.5), (0.5, 0.5), (0.5, 0.5), (-0.5, 0.5))),
-    )),
-}  # fmt: skip
 
 
 def fit(law: Law, task: Task, x, y):
@@ -195,6 +69,53 @@ def read(folder: Path, name: str, part: str):
     return x, np.array([float(row[task.target]) for row in rows]), np.array([row["group"] for row in rows])
 
 
+def r_squared(told, y):
+    """Share of the variance explained, clipped to [-1, 1]."""
+    return float(np.clip(1 - ((told - y) ** 2).sum() / ((y - y.mean()) ** 2).sum(), -1, 1))
+
+
+def budgeted(task: Task, pool, region, share, seed):
+    """R2 in the region with what `share` of each group's pool buys, and the runs bought; pool and region are (x, y,
+    group)."""
+    (x, y, group), (x_test, y_test, group_test), told, runs = pool, region, np.empty(len(region[1])), 0
+    for one in np.unique(group):
+        mine, there = group == one, group_test == one
+        told[there], bought = forecast(task, x[mine], y[mine], x_test[there], share, seed)
+        runs += len(bought)
+    return r_squared(told, y_test), runs
+
+
+def held_out_regions(x, y, group):
+    """(pool, region) for each feature: its top quarter of levels is the region."""
+    for column in x.T:
+        levels = np.unique(column)
+        top = column >= levels[len(levels) - max(1, len(levels) // 4)]
+        yield (x[~top], y[~top], group[~top]), (x[top], y[top], group[top])
+
+
+def print_budgets(folder: Path, seeds: int, held_out: bool):
+    """The table beside the published one."""
+    table = Table(title="R2 of the expensive region at 1 / 5 / 10 % of the pool's cost", title_justify="left")
+    for column in ("task", "V-optimal", "the paper's", "ours", "sd over seeds", "runs bought", "CPU s"):
+        table.add_column(column)
+    every = []
+    for name, task in TASKS.items():
+        began, pool = time.process_time(), read(folder, name, "train")
+        splits = list(held_out_regions(*pool)) if held_out else [(pool, read(folder, name, "test"))]
+        told = np.array([[[budgeted(task, *split, share, seed) for split in splits] for seed in range(seeds)]
+                         for share in SHARES]).mean(axis=2)  # fmt: skip
+        every.append((task.v_optimal, task.paper, told[..., 0].mean(axis=1)))
+        runs = " ".join(f"{count:.0f}" for count in told[..., 1].mean(axis=1))
+        cells = _three(task.v_optimal), _three(task.paper), _three(every[-1][2]), _three(told[..., 0].std(axis=1))
+        table.add_row(name, *cells, runs, f"{time.process_time() - began:.0f}")
+    table.add_row("mean", *(_three(np.mean(column, axis=0)) for column in zip(*every, strict=True)))
+    Console(width=160).print(table)
+
+
+def _three(values):
+    return "  ".join(f"{value:.3f}" for value in values)
+
+
 def score(folder: Path, name: str):
     """The chosen law, its R2 on the test rows, and the hold-out error and R2 of every candidate."""
     task = TASKS[name]
@@ -205,21 +126,31 @@ def score(folder: Path, name: str):
         told = np.empty(len(y_test))
         for one in np.unique(group):
             told[group_test == one] = predict(law, task, x[group == one], y[group == one], x_test[group_test == one])
-        r2 = 1 - ((told - y_test) ** 2).sum() / ((y_test - y_test.mean()) ** 2).sum()
-        candidates.append((held_out_error(law, task, x, y, group), float(np.clip(r2, -1, 1)), law.name))
+        candidates.append((held_out_error(law, task, x, y, group), r_squared(told, y_test), law.name))
     return min(candidates), candidates
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--budgets", action="store_true")
+    parser.add_argument("--held-out", action="store_true")
+    parser.add_argument("--seeds", type=int, default=10)
     args = parser.parse_args()
+    if args.budgets or args.held_out:
+        print_budgets(args.folder, args.seeds, args.held_out)
+    else:
+        print_all_data(args.folder)
+
+
+def print_all_data(folder: Path):
+    """Our R2 beside the published one, and every candidate's."""
     table = Table(title="R2 of the expensive region, fitted to the whole pool", title_justify="left")
     for column in ("task", "published", "ours", "law chosen", "every candidate: hold-out rms, R2", "CPU s"):
         table.add_column(column)
     for name, task in TASKS.items():
         began = time.process_time()
-        (_, r2, law), candidates = score(args.folder, name)
+        (_, r2, law), candidates = score(folder, name)
         every = "\n".join(f"{one} {error:.4f}, {value:.4f}" for error, value, one in candidates)
         table.add_row(name, f"{task.published:.2f}", f"{r2:.4f}", law, every, f"{time.process_time() - began:.1f}")
     Console(width=160).print(table)

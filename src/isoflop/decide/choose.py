@@ -18,30 +18,40 @@ EXCHANGES = 4  # rounds over the chosen runs
 MOST_EXCHANGED = 40  # chosen runs beyond which exchanging would take long
 
 
-def choose(outlook: Outlook, budget: float, most: int | None = None, enough: float = 0.0) -> list[int]:
+def choose(
+    outlook: Outlook, budget: float, most: int | None = None, enough: float = 0.0, least_gain: float = LEAST_GAIN
+) -> list[int]:
     """Candidates to train, dearest gain first, their costs within `budget` and at most `most` of them.
 
-    Once the goals' summed variance is down to `enough`, the cheaper set is the better one. Empty where nothing is
-    affordable, or nothing tells anything of the goals.
+    Once the goals' summed variance is down to `enough`, the cheaper set is the better one. A run that takes away less
+    than `least_gain` of what remains is left out; with 0 the whole budget is spent, as far as it goes. Empty where
+    nothing is affordable, or nothing tells anything of the goals.
     """
     limit = len(outlook.cost_c) if most is None else most
     sets = []
     for by_cost in (True, False):
-        mended = exchange(outlook, greedy(outlook, budget, limit, by_cost, enough), budget)
-        filled = greedy(outlook, budget, limit, by_cost, enough, mended)  # a cheaper swap may have left room
-        sets.append(prune(outlook, filled, enough))
+        mended = exchange(outlook, greedy(outlook, budget, limit, by_cost, enough, least_gain), budget)
+        # A cheaper swap may have left room.
+        filled = greedy(outlook, budget, limit, by_cost, enough, least_gain, mended)
+        sets.append(prune(outlook, filled, enough, least_gain))
     return in_order(outlook, min(sets, key=lambda chosen: _rank(outlook, chosen, enough)))
 
 
 def greedy(
-    outlook: Outlook, budget: float, most: int, by_cost: bool, enough: float = 0.0, start: Sequence[int] = ()
+    outlook: Outlook,
+    budget: float,
+    most: int,
+    by_cost: bool,
+    enough: float,
+    least_gain: float,
+    start: Sequence[int] = (),
 ) -> list[int]:
     """Candidates added to `start` one by one: by what they tell, or by what they tell per cost, given those before."""
     known, left = Knowledge(outlook, start), budget - float(outlook.cost_c[list(start)].sum())
     variance = float(outlook.after(start).sum())
     while len(known.taken) < most and variance > enough:
         gains = np.where(outlook.cost_c <= left, known.gains(), 0.0)
-        gains[gains < LEAST_GAIN * variance] = 0
+        gains[gains < least_gain * variance] = 0
         if not gains.any():
             break
         best = int((gains / outlook.cost_c if by_cost else gains).argmax())
@@ -70,12 +80,12 @@ def exchange(outlook: Outlook, chosen: Sequence[int], budget: float) -> list[int
     return current
 
 
-def prune(outlook: Outlook, chosen: Sequence[int], enough: float = 0.0) -> list[int]:
+def prune(outlook: Outlook, chosen: Sequence[int], enough: float, least_gain: float) -> list[int]:
     """The same candidates without those that the others have made useless, the dearest of them first."""
     kept = list(chosen)
     for candidate in sorted(chosen, key=lambda k: -outlook.cost_c[k]):
         others = [k for k in kept if k != candidate]
-        if outlook.after(others).sum() <= max(enough, (1 + LEAST_GAIN) * outlook.after(kept).sum()):
+        if outlook.after(others).sum() <= max(enough, (1 + least_gain) * outlook.after(kept).sum()):
             kept = others
     return kept
 
