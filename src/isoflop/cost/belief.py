@@ -21,6 +21,7 @@ from isoflop.hardware import Accelerator
 _FITTED = Path(__file__).parent / "fitted.toml"
 NORMAL_QUANTILE = 1.2816  # of a probability of 0.8 in the middle
 _STEP = 1e-4
+_ROUNDS = 5
 
 # Chips that share the multiplier units of one that was measured reach what it reaches (assumed, but for the first).
 FAMILIES = {"A100": "A100", "H100": "H100", "H200": "H100", "H800": "H100", "GH200": "H100"}
@@ -55,12 +56,17 @@ class Belief(msgspec.Struct, frozen=True, kw_only=True):
         return Quantity(value, value / factor, value * factor, LEVEL, source)
 
     def after(self, ideal: Ideal, seconds: float) -> "Belief":
-        """The belief once a step that should take `ideal` was measured: a Gaussian update of the linearised model."""
-        slopes = self._slopes(ideal)
-        moved = [sum(c * s for c, s in zip(row, slopes, strict=True)) for row in self.covariance]
-        total = self._variance(slopes) + self.noise**2
-        surprise = math.log(seconds) - math.log(float(step_seconds(ideal, self.efficiency)))
-        mean = tuple(m + k * surprise / total for m, k in zip(self.mean, moved, strict=True))
+        """The belief once a step that should take `ideal` was measured: a Gaussian update, its slopes taken where it
+        leads (the iterated Kalman filter)."""
+        at, mean = self, self.mean
+        for _ in range(_ROUNDS):
+            slopes = at._slopes(ideal)
+            moved = [sum(c * s for c, s in zip(row, slopes, strict=True)) for row in self.covariance]
+            total = self._variance(slopes) + self.noise**2
+            away = sum(s * (m - a) for s, m, a in zip(slopes, self.mean, at.mean, strict=True))
+            surprise = math.log(seconds) - math.log(float(step_seconds(ideal, at.efficiency))) - away
+            mean = tuple(m + k * surprise / total for m, k in zip(self.mean, moved, strict=True))
+            at = msgspec.structs.replace(self, mean=mean)
         rows = zip(self.covariance, moved, strict=True)
         covariance = tuple(tuple(c - k * other / total for c, other in zip(row, moved, strict=True)) for row, k in rows)
         return msgspec.structs.replace(self, mean=mean, covariance=covariance, source="measured")

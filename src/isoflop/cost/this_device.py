@@ -5,18 +5,27 @@ from pathlib import Path
 
 import msgspec
 
+from isoflop.architecture import Decoder
 from isoflop.cost.belief import Belief
+from isoflop.cost.layout import Layout
+from isoflop.cost.quantity import Quantity
+from isoflop.cost.step_time import ideal_step
+from isoflop.cost.training import novelty
+from isoflop.cost.work import work_of
 from isoflop.hardware import Accelerator
 
 FILE = "device.json"
+# What torch.compile gains on small models on a CPU, and its log deviation (docs/decisions.md): steps are timed eager.
+COMPILED_SPEEDUP, COMPILED_DEVIATION = 1.3, 0.15
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What was measured: rates of the device, what is believed of its efficiencies, on how many threads, with which
-    torch, when, and every single measurement by name (seconds, or the unit in its name)."""
+    """What was measured: rates of the device; what is believed of its efficiencies, shared with other work as it was,
+    and `alone`; on how many threads, with which torch, when; and every single measurement, its unit in its name."""
 
     hardware: Accelerator
     belief: Belief
+    alone: Belief
     threads: int
     torch: str
     date: str
@@ -40,6 +49,16 @@ def read_calibration(path: Path | None = None) -> Calibration:
         return msgspec.json.decode(path.read_bytes(), type=Calibration)
     except msgspec.DecodeError as error:
         raise ValueError(f"{path}: {error}; `isoflop calibrate` makes it anew") from None
+
+
+def run_rate(
+    found: Calibration, decoder: Decoder, context: int, batch: int, precision: str, compiled: bool
+) -> Quantity:
+    """Tokens a second of a run of ours on the device, one of those that share it: `batch` sequences of `context`."""
+    layout = Layout(shard="none", micro_batch=batch)
+    ideal = ideal_step(work_of(decoder, context), found.hardware, layout, precision)
+    seconds = found.belief.seconds(ideal, novelty(decoder) + (COMPILED_DEVIATION if compiled else 0.0))
+    return seconds.inverse(batch * context * (COMPILED_SPEEDUP if compiled else 1.0))
 
 
 def this_device() -> tuple[Accelerator, Belief]:
