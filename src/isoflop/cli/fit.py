@@ -269,6 +269,8 @@ def _print(document: dict[str, Any]) -> None:
         console.print(_evidence_table(document["certificate"]))
     if document["predictions"]:
         console.print(_prediction_table(document["predictions"]))
+        for told in _cautions(document["predictions"]):
+            console.print(f"[yellow]caution:[/] {told}", highlight=False)
     for told in document["certificate"]["warnings"]:
         console.print(f"[yellow]warning:[/] {told}", highlight=False)
 
@@ -337,15 +339,23 @@ def _prediction_table(predictions: list[dict[str, Any]]) -> Any:
         return _form_prediction_table(predictions)
     for name in ("N", "D", "loss", f"{predictions[0]['level']:.0%} interval", "the law", "compute"):
         table.add_column(name, justify="right")
-    table.add_column("warning")
     for row in predictions:
         interval = "none" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
         beyond = f"{row['beyond']['compute']:.3g}x largest"
-        table.add_row(
-            *(f"{row['n']:.4g}", f"{row['d']:.4g}", f"{row['loss']:.4f}", interval, f"{row['law']:.4f}", beyond),
-            row["warning"] or "",
-        )
+        table.add_row(f"{row['n']:.4g}", f"{row['d']:.4g}", f"{row['loss']:.4f}", interval, f"{row['law']:.4f}", beyond)
     return table
+
+
+def _cautions(predictions: list[dict[str, Any]]) -> list[str]:
+    """Every distinct warning of a forecast once, with the rows it is about where it is not about all."""
+    rows: dict[str, list[str]] = {}
+    for number, row in enumerate(predictions, start=1):
+        if row["warning"]:
+            rows.setdefault(row["warning"], []).append(str(number))
+    return [
+        warning if len(about) == len(predictions) else f"row {', '.join(about)}: {warning}"
+        for warning, about in rows.items()
+    ]
 
 
 def _form_prediction_table(predictions: list[dict[str, Any]]) -> Any:
@@ -354,11 +364,10 @@ def _form_prediction_table(predictions: list[dict[str, Any]]) -> Any:
     table = Table(title="a new run (interval by bootstrap: it takes the form for true)", title_justify="left")
     for name in (*predictions[0]["columns"], "loss", f"{predictions[0]['level']:.0%} interval"):
         table.add_column(name, justify="right")
-    table.add_column("warning")
     for row in predictions:
         interval = "none" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
         sizes = [f"{value:.4g}" for value in row["columns"].values()]
-        table.add_row(*sizes, f"{row['loss']:.4f}", interval, row["warning"] or "")
+        table.add_row(*sizes, f"{row['loss']:.4f}", interval)
     return table
 
 
