@@ -8,10 +8,14 @@ if TYPE_CHECKING:
     from isoflop.laws.tables import Columns, Runs
 
 
-def add_columns(parser: argparse.ArgumentParser, use: str) -> None:
-    """RUNS, and the options that say which of its columns and rows to `use`."""
+def add_columns(parser: argparse.ArgumentParser, use: str, optional: bool = False) -> None:
+    """RUNS (which may be left out if `optional`), and the options that say which of its columns and rows to `use`."""
     parser.add_argument(
-        "runs", type=Path, metavar="RUNS", help="table with a row a run; our own run table needs no columns named"
+        "runs",
+        type=Path,
+        metavar="RUNS",
+        nargs="?" if optional else None,
+        help="table with a row a run; our own run table needs no columns named",
     )
     parser.add_argument("--n", metavar="COL", help="column of N, parameters")
     parser.add_argument("--d", metavar="COL", help="column of D, training tokens")

@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from isoflop.cli.columns import add_columns, add_level, read, require_level
+
 if TYPE_CHECKING:
     from isoflop.decide.candidates import Candidates
     from isoflop.decide.experiment import Goal, Proposal
@@ -28,24 +30,11 @@ AT_TWENTY = 120.0  # FLOPs of a run over N^2, at 20 tokens a parameter
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
+    add_columns(parser, "use", optional=True)
     parser.add_argument(
-        "runs",
-        nargs="?",
-        type=Path,
-        metavar="RUNS",
-        help="table with a row a finished run; our own run table needs no columns named (none: as --prior-only)",
-    )
-    parser.add_argument("--n", metavar="COL", help="column of N, parameters")
-    parser.add_argument("--d", metavar="COL", help="column of D, training tokens")
-    parser.add_argument("--loss", metavar="COL", help="column of the loss, nats a token (any unit, but one)")
-    parser.add_argument(
-        "--flops",
-        metavar="COL",
-        help="column of training FLOPs: gives D (or N) as FLOPs / (6 N) where only one is named",
-    )
-    parser.add_argument("--family", metavar="NAME", help="of our own run table: the family to use")
-    parser.add_argument(
-        "--prior-only", action="store_true", help="design a ladder before any run, from what public tables teach"
+        "--prior-only",
+        action="store_true",
+        help="design a ladder before any run (so without RUNS)",
     )
     parser.add_argument("--budget", required=True, type=float, metavar="FLOPS", help="for all of the new runs together")
     parser.add_argument(
@@ -62,9 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_candidate_arguments(parser)
     parser.add_argument("--runs-at-most", type=int, metavar="K", dest="most", help="how many runs to propose")
-    parser.add_argument(
-        "--level", type=float, default=0.9, metavar="P", help="probability that an interval should hold (default 0.9)"
-    )
+    add_level(parser, 0.9)
     parser.add_argument("--json", action="store_true", help="print the JSON document instead of a table")
 
 
@@ -100,8 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _require(args: argparse.Namespace) -> None:
-    if not 0 < args.level < 1:
-        raise ValueError(f"--level {args.level:g}: must lie strictly between 0 and 1, such as 0.9")
+    require_level(args.level)
     if not 0 < args.budget < math.inf:
         raise ValueError(f"--budget {args.budget:g}: must be a positive number of FLOPs, such as 1e20")
     if args.most is not None and args.most < 1:
@@ -115,6 +101,8 @@ def _require(args: argparse.Namespace) -> None:
 
 
 def _propose(args: argparse.Namespace) -> "tuple[Proposal, str]":
+    import msgspec
+
     from isoflop.decide.experiment import propose
     from isoflop.laws.discrepancy import posterior
 
@@ -129,15 +117,15 @@ def _propose(args: argparse.Namespace) -> "tuple[Proposal, str]":
     told = posterior(runs.n, runs.d, runs.loss) if runs else _prior(candidates)
     convention = runs.convention if runs else "no runs; compute is 6 N D"
     goal = _goal(args.goal, told, flops, point)
-    return propose(told, candidates, goal, args.budget, args.level, args.most), convention
+    proposal = propose(told, candidates, goal, args.budget, args.level, args.most)
+    doubts = runs.doubts if runs else ()
+    return msgspec.structs.replace(proposal, notes=[*proposal.notes, *doubts]), convention
 
 
 def _runs(args: argparse.Namespace) -> "Runs | None":
     if args.runs is None:
         return None
-    from isoflop.laws.tables import Columns, read_runs
-
-    runs = read_runs(args.runs, Columns(args.n, args.d, args.flops, args.loss), args.family)
+    runs = read(args)
     if not len(runs.n):
         raise ValueError(f"{args.runs}: none of its {runs.rows} rows is a finished run; --prior-only needs none")
     return runs
