@@ -139,3 +139,33 @@ def test_refusals(capsys, old, new):
     assert "must end in .html" in refusal(capsys, old, new, *NAMED, "--figure", "x.doc")
     assert "--loss COL is needed" in refusal(capsys, old, new, "--n", "params", "--d", "seen")
     assert "level: 95.0 must lie strictly between" in refusal(capsys, old, new, *NAMED, "--level", "95")
+
+
+def test_our_own_run_table_needs_no_columns(capsys, tmp_path):
+    """Two families of a study: compute is exact FLOPs, seeds pair runs, targets and failed runs are left out."""
+    path, families = tmp_path / "runs.csv", []
+    for family, moved in (("dense", 0.0), ("experts", 0.5)):
+        table = runs(0, moved)
+        # Exact FLOPs are more than 6 N D, and a law of exact FLOPs does not mind.
+        families.append(
+            {
+                "family": [family] * 15,
+                "n_params_matmul": table["params"] * 0.9,
+                "tokens": table["seen"],
+                "loss_valid": [*table["final"][:-1], ""],
+                "bits_per_byte": [*(table["final"][:-1] / np.log(2) / 4), ""],
+                "flops_exact": 6 * table["params"] * table["seen"],
+                "seed": [0] * 15,
+                "trunk": [f"{family}{k}" for k in range(15)],
+                "role": ["fit"] * 13 + ["target", "fit"],
+                "status": ["done"] * 14 + ["diverged"],
+            }
+        )
+    write(path, *families)
+    argv = ("--a-where", "family=dense", "--b-where", "family=experts", "--json")
+    assert main(["compare-runs", str(path), *argv]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["tables"]["A"]["convention"].startswith("compute is column 'flops_exact', D is 'tokens'")
+    assert told["tables"]["A"]["used"] == 13 and told["tables"]["A"]["bytes_per_token"] == pytest.approx(4)
+    assert told["comparison"]["pairs"] == 13 and told["notes"] == []
+    assert np.log(told["comparison"]["at"]["multiplier"]) == pytest.approx(0.5, abs=0.02)  # pairs share their scatter

@@ -51,6 +51,20 @@ def test_a_multiplier_that_changes_with_compute_is_a_curve():
         assert (point.loss_a, point.loss_b) == pytest.approx(right, rel=5e-3)
 
 
+def test_runs_that_no_law_describes_speak_for_themselves():
+    """A pays 12 % at the bottom of the range and nothing above it, which no floor and exponents can follow."""
+    rng = np.random.default_rng(4)
+    flops = np.repeat(np.geomspace(1e17, 1e20, 10), 4)
+    n = np.sqrt(flops / 6 / np.tile([8.0, 15.0, 30.0, 60.0], 10))
+    loss = loss_of(n, flops / 6 / n)
+    paid = 0.12 * np.exp(-((np.log(flops / 1e17) / 2) ** 2))
+    sides = [Side(n, flops / 6 / n, loss * np.exp(by + 0.003 * rng.normal(size=40))) for by in (paid, 0.0)]
+    told = compare_ladders(*sides)
+    assert told.law == "separate" and told.winner is None
+    assert 0.8 < told.at.multiplier < 1.25
+    assert told.curve[0].low > 1.1
+
+
 def test_a_table_against_itself_is_within_noise():
     side = ladder(np.random.default_rng(2))
     told = compare_ladders(side, side)

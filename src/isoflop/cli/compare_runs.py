@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from isoflop.laws.multiplier import Comparison, Point
     from isoflop.laws.sides import Named, SideTable
 
+SURE = 0.05
 COLUMNS = ("n", "d", "flops", "loss", "seed", "cluster")
 
 
@@ -243,7 +244,9 @@ def _evidence(told: "Comparison", names: tuple[str, str]) -> list[str]:
         "shared": "One law: floor and exponents are shared, N and D are multiplied",
         "separate": "Two laws: the gap changes with compute by more than a shared law allows",
     }[told.law]
+    kind += ", corrected by the runs near each budget, as the laws miss the gap between them" if told.corrected else ""
     changes = "" if told.changes_p_value is None else f" (p of no change {told.changes_p_value:.2g})"
+    changes += f", p of one law {told.unlike_p_value:.2g}" if told.unlike_p_value < SURE else ""
     pairs = f", {told.pairs} pairs of runs" if told.pairs else ""
     without = "none" if told.influence.multiplier is None else f"x{told.influence.multiplier:.3g}"
     return [

@@ -22,6 +22,9 @@ BELIEFS = np.array([[0.0, 10.0], [0.0, 1.0], [0.0, 1.5], [-1.1, 0.6], [-1.1, 0.6
 MULTIPLIER_SD = 10.0  # of its logarithm: vague
 SPLIT_SD = 0.7  # of log (multiplier of N) - log (multiplier of D): a change helps both about alike
 NOISE, NOISE_ROWS = 0.003, 2.0  # what the scatter of log loss is taken for, and how many rows that is worth
+ROUNDS = 5  # of weights and noise
+NEAR = 0.04  # of log loss above the best at a compute: there a row counts half
+ANY_RATIO = (-40.0, 40.0)  # of log D/N
 STEPS = 60
 ENOUGH = 1e-12  # relative decrease under which a fit has settled
 
@@ -95,19 +98,36 @@ def evaluate(rows: Ladders, theta_Sp: Array, kind: Kind) -> tuple[Array, Array]:
     return np.where(b > 0, of_b, of_a), jacobian
 
 
-def fit(rows: Ladders, kind: Kind) -> tuple[Array, float]:
-    """The best parameters (p,), and the standard deviation of a run's log loss about them."""
+def fit(rows: Ladders, kind: Kind) -> tuple[Array, Array, float]:
+    """The best parameters (p,), the weights of the rows (n,) and the standard deviation of log loss at weight 1."""
     mean, _ = beliefs(rows, kind)
-    theta, ones, noise = mean[None], np.ones((1, len(rows.log_loss))), NOISE
+    theta, weights, noise = mean[None], np.ones(len(rows.log_loss)), NOISE
     if kind == "separate":
-        shared, noise = fit(rows, "shared")
+        shared, weights, noise = fit(rows, "shared")
         theta = own_of_both(shared[None])
-    for _ in range(4):
-        theta = refit(rows, kind, theta, ones, noise)
+    for _ in range(ROUNDS):
+        theta = refit(rows, kind, theta, weights[None], noise)
         residual = rows.log_loss - evaluate(rows, theta, kind)[0][0]
-        spare = max(len(residual) - len(mean), 1)
-        noise = float(np.sqrt((residual @ residual + NOISE_ROWS * NOISE**2) / (spare + NOISE_ROWS)))
-    return theta[0], noise
+        spare = max(len(residual) - len(mean), 1) * float(weights.mean())
+        noise = float(np.sqrt((weights @ residual**2 + NOISE_ROWS * NOISE**2) / (spare + NOISE_ROWS)))
+        weights = nearness(rows, own_of_both(theta) if kind == "shared" else theta)
+    return theta[0], weights, noise
+
+
+def nearness(rows: Ladders, both_1p: Array) -> Array:
+    """How much each row counts, (n,): less the farther its N lies off the best one at its compute, by the law itself.
+
+    No law of two terms holds from a hundredth to a thousand tokens a parameter; what is asked is how it does near the
+    best. The distance is that of predicted losses, not of measured ones, so that luck does not choose rows.
+    """
+    flops = np.log(6) + rows.log_n + rows.log_d
+    x, y = rows.log_n - rows.log_n0, rows.log_d - rows.log_d0
+    of_a, of_b = (
+        log_value(own, x[None], y[None])[0][0] - best_log_loss(rows, own, flops, ANY_RATIO)[0]
+        for own in (both_1p[:, :OWN], both_1p[:, OWN:])
+    )
+    weights: Array = 1 / (1 + (np.where(rows.is_b > 0, of_b, of_a) / NEAR) ** 2)
+    return weights
 
 
 def refit(rows: Ladders, kind: Kind, start_Sp: Array, weights_Sn: Array, noise: float) -> Array:

@@ -5,7 +5,8 @@
 Two fits are made. The shared law has one floor and one pair of exponents; B's runs are A's with N and D multiplied, and
 then the multiplier is one number wherever both optima are free. The separate laws share nothing, and the multiplier
 is a function of compute. The separate ones speak only where the gap between the ladders changes with compute by more
-than the shared law allows.
+than the shared law allows, or where the shared law leaves much larger residuals. Runs count by how near they are to the best at their compute; where the runs themselves
+differ by another gap than their laws do, losses are corrected by how far the runs near a budget lie off them.
 
 Uncertainty is a jackknife over clusters: the checkpoints of a run, and runs of A and B that share N, D and seed, are
 left out together, so that what they share cancels (Quenouille's grouped jackknife; Bell & McCaffrey 2002 on why it
@@ -22,9 +23,21 @@ from typing import Literal
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtr, stdtrit
+from scipy.special import fdtrc, stdtr, stdtrit
 
-from isoflop.laws.ladders import OWN, Kind, Ladders, best_log_loss, fit, own_of_both, published, refit
+from isoflop.laws.ladders import (
+    OWN,
+    SEPARATE,
+    SHARED,
+    Kind,
+    Ladders,
+    best_log_loss,
+    fit,
+    log_value,
+    own_of_both,
+    published,
+    refit,
+)
 from isoflop.laws.optimum import Law
 
 LEVEL = 0.95
@@ -32,9 +45,13 @@ LEAST = 4  # clusters a ladder: with fewer, leaving one out leaves no ladder
 WIDEST = float(np.log(1e3))  # multipliers are looked for up to a thousand either way
 FINENESS = 0.02  # of the logarithm of the multiplier
 GROUPS = 100  # clusters beyond this many are left out in groups
+CHECKED = 4  # budgets at which laws are held against their runs
 CURVE = 9  # budgets of the reported curve
+LOCAL = 0.4 * float(np.log(10))  # of log compute: how near a run must be to speak for a budget
+MISSES = 0.01  # chance of error at which laws are said to miss the gap between the runs themselves
 NOTHING = 1e-6  # of log loss: a difference below this is rounding of the fit
 CHANGES = 0.05  # chance of error at which the multiplier is said to change with compute
+UNLIKE = 0.01  # the same, where one law leaves much larger residuals than two
 MISFIT = 0.02  # residuals of log loss beyond which a law does not describe its ladder
 OTHER_UNIT = 0.25  # of log loss: a gap that looks like another unit (nats and bits differ by .37)
 
@@ -80,11 +97,13 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """What two ladders say about each other; `at` is the verdict's budget, `winner` None where within noise."""
 
     law: Kind
+    corrected: bool  # by how far the runs near a budget lie off the laws, as these miss the gap between them
     level: float
     winner: Winner | None
     at: Point
     curve: list[Point]
     changes_p_value: float | None  # of a multiplier that does not change with compute by more than a shared law allows
+    unlike_p_value: float  # of residuals about the shared law no larger than chance makes them beside those about two
     laws: dict[Kind, dict[str, Law]]
     residual_rms: float  # of log loss, about the chosen law
     clusters: int
@@ -104,11 +123,31 @@ class _Fitted:
     own_b_Sp: npt.NDArray[np.float64]
     ratios: tuple[tuple[float, float], tuple[float, float]]
     noise: float
+    weights_Sn: npt.NDArray[np.float64]
 
     def best(self, side: Winner, log_flops: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Lowest log loss of a side at budgets, (S, m)."""
         own = self.own_a_Sp if side == "A" else self.own_b_Sp
         return best_log_loss(self.rows, own, log_flops, self.ratios[side == "B"])
+
+    def residuals(self) -> npt.NDArray[np.float64]:
+        """Log losses less what the laws of the whole table say, (n,)."""
+        rows = self.rows
+        x, y = (rows.log_n - rows.log_n0)[None], (rows.log_d - rows.log_d0)[None]
+        of_a, of_b = (log_value(own[:1], x, y)[0][0] for own in (self.own_a_Sp, self.own_b_Sp))
+        left: npt.NDArray[np.float64] = rows.log_loss - np.where(rows.is_b > 0, of_b, of_a)
+        return left
+
+    def missed(self, side: Winner, log_flops: float) -> npt.NDArray[np.float64]:
+        """How far a side's runs lie above its law near a budget, (S, 1): their mean, the near ones foremost."""
+        rows = self.rows
+        own = self.own_a_Sp if side == "A" else self.own_b_Sp
+        value = log_value(own, (rows.log_n - rows.log_n0)[None], (rows.log_d - rows.log_d0)[None])[0]
+        away = (np.log(6) + rows.log_n + rows.log_d - log_flops) / LOCAL
+        weights = self.weights_Sn * np.exp(-(away**2) / 2) * (rows.is_b == (side == "B"))
+        total = np.maximum(weights.sum(axis=1, keepdims=True), 1e-300)
+        told: npt.NDArray[np.float64] = (weights * (rows.log_loss - value)).sum(axis=1, keepdims=True) / total
+        return told
 
 
 def compare_ladders(a: Side, b: Side, *, level: float = LEVEL, at: float | None = None) -> Comparison:
@@ -125,22 +164,27 @@ def compare_ladders(a: Side, b: Side, *, level: float = LEVEL, at: float | None 
     shared, separate = (_fitted(rows, kind, _groups(labels, rows), (a, b)) for kind in ("shared", "separate"))
     degrees = len(shared.own_a_Sp) - 2
     changes = _changes(shared, separate, np.log([low, high]), degrees) if low < high else None
-    told = separate if changes is not None and changes < CHANGES else shared
-    points = [_point(told, float(flops), level, degrees) for flops in (budget, *np.geomspace(low, high, CURVE))]
+    unlike = _unlike(shared, separate, int(labels.max()) + 1)
+    told = separate if (changes is not None and changes < CHANGES) or unlike < UNLIKE else shared
+    corrected = low < high and _misses(told, np.log(np.geomspace(low, high, CHECKED)), degrees)
+    budgets = (budget, *np.geomspace(low, high, CURVE))
+    points = [_point(told, float(flops), level, degrees, corrected) for flops in budgets]
     sure = points[0].p_value < 1 - level
     return Comparison(
         law=told.kind,
+        corrected=corrected,
         level=level,
         winner=None if not sure else "B" if points[0].loss_b < points[0].loss_a else "A",
         at=points[0],
         curve=points[1:] if low < high else [],
         changes_p_value=changes,
+        unlike_p_value=unlike,
         laws={one.kind: _laws(one) for one in (shared, separate)},
         residual_rms=told.noise,
         clusters=int(labels.max()) + 1,
         pairs=pairs,
         degrees=degrees,
-        influence=_influence(told, _groups(labels, rows), (a, b), budget),
+        influence=_influence(told, _groups(labels, rows), (a, b), budget, corrected),
         notes=_notes(a, b, budget, (low, high), told, labels),
     )
 
@@ -186,12 +230,13 @@ def _groups(labels: npt.NDArray[np.int64], rows: Ladders) -> npt.NDArray[np.int6
 
 
 def _fitted(rows: Ladders, kind: Kind, labels: npt.NDArray[np.int64], sides: tuple[Side, Side]) -> _Fitted:
-    theta, noise = fit(rows, kind)
-    without = 1.0 - (labels == np.arange(labels.max() + 1)[:, None])
+    theta, weights, noise = fit(rows, kind)
+    without = (labels != np.arange(labels.max() + 1)[:, None]) * weights
     every = refit(rows, kind, np.repeat(theta[None], len(without), axis=0), without, noise)
     theta_Sp = np.concatenate([theta[None], every])
     both = own_of_both(theta_Sp) if kind == "shared" else theta_Sp
-    return _Fitted(rows, kind, both[:, :OWN], both[:, OWN:], _ratios(*sides), noise)
+    counted = np.concatenate([weights[None], without])
+    return _Fitted(rows, kind, both[:, :OWN], both[:, OWN:], _ratios(*sides), noise, counted)
 
 
 def _ratios(a: Side, b: Side) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -238,10 +283,27 @@ def _changes(shared: _Fitted, separate: _Fitted, ends: npt.NDArray[np.float64], 
     return _p_value(float(_in_errors(gaps[0] - gaps[1])[0]), degrees)
 
 
-def _point(told: _Fitted, flops: float, level: float, degrees: int) -> Point:
+def _unlike(shared: _Fitted, separate: _Fitted, clusters: int) -> float:
+    """p of the F test of the three parameters that a law for each adds; rows of one cluster count as one."""
+    left = [float(separate.weights_Sn[0] @ one.residuals() ** 2) for one in (shared, separate)]
+    added, spare = SEPARATE - SHARED, clusters - SEPARATE
+    if spare < 1 or left[1] <= 0:
+        return 1.0
+    return float(fdtrc(added, spare, max(left[0] - left[1], 0.0) / added / (left[1] / spare)))
+
+
+def _misses(told: _Fitted, budgets: npt.NDArray[np.float64], degrees: int) -> bool:
+    """Whether the runs near some budget differ by another gap than their laws do."""
+    gaps = [told.missed("A", float(at)) - told.missed("B", float(at)) for at in budgets]
+    return any(_p_value(float(_in_errors(gap)[0]), degrees) < MISSES / len(budgets) for gap in gaps)
+
+
+def _point(told: _Fitted, flops: float, level: float, degrees: int, corrected: bool) -> Point:
     here = np.log(np.array([flops]))
     steps = np.linspace(-WIDEST, WIDEST, 2 * round(WIDEST / FINENESS) + 1)
     of_a, of_b = told.best("A", here + steps), told.best("B", here)
+    if corrected:
+        of_a, of_b = of_a + told.missed("A", float(here[0])), of_b + told.missed("B", float(here[0]))
     errors = _in_errors(of_a - of_b)
     quantile = float(stdtrit(degrees, (1 + level) / 2))
     middle = len(steps) // 2
@@ -303,16 +365,18 @@ def _laws(told: _Fitted) -> dict[str, Law]:
     return {side: published(told.rows, own[0]) for side, own in (("A", told.own_a_Sp), ("B", told.own_b_Sp))}
 
 
-def _influence(told: _Fitted, labels: npt.NDArray[np.int64], sides: tuple[Side, Side], flops: float) -> Left:
+def _influence(
+    told: _Fitted, labels: npt.NDArray[np.int64], sides: tuple[Side, Side], flops: float, corrected: bool
+) -> Left:
     """The cluster without which the gap at the budget changes most."""
     here = np.log(np.array([flops]))
-    gaps = (told.best("A", here) - told.best("B", here))[:, 0]
-    worst = int(np.abs(gaps[1:] - gaps[0]).argmax())
     steps = np.linspace(-WIDEST, WIDEST, 2 * round(WIDEST / FINENESS) + 1)
-    without = _Fitted(
-        told.rows, told.kind, told.own_a_Sp[[worst + 1]], told.own_b_Sp[[worst + 1]], told.ratios, told.noise
-    )
-    best = _crossing(steps, (without.best("A", here + steps) - without.best("B", here))[0])
+    gaps = told.best("A", here + steps) - told.best("B", here)
+    if corrected:
+        gaps += told.missed("A", float(here[0])) - told.missed("B", float(here[0]))
+    middle = gaps[:, len(steps) // 2]
+    worst = int(np.abs(middle[1:] - middle[0]).argmax())
+    best = _crossing(steps, gaps[worst + 1])
     names = [
         f"{name} of N {n:.3g}, D {d:.3g}, loss {loss:.4g}"
         for name, side in zip("AB", sides, strict=True)
