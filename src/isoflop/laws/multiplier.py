@@ -5,8 +5,9 @@
 Two fits are made. The shared law has one floor and one pair of exponents; B's runs are A's with N and D multiplied, and
 then the multiplier is one number wherever both optima are free. The separate laws share nothing, and the multiplier
 is a function of compute. The separate ones speak only where the gap between the ladders changes with compute by more
-than the shared law allows, or where the shared law leaves much larger residuals. Runs count by how near they are to the best at their compute; where the runs themselves
-differ by another gap than their laws do, losses are corrected by how far the runs near a budget lie off them.
+than the shared law allows, or where the shared law leaves much larger residuals. Runs count by how near they are to
+the best at their compute; where the runs themselves differ by another gap than their laws do, losses are corrected by
+how far the runs near a budget lie off them.
 
 Uncertainty is a jackknife over clusters: the checkpoints of a run, and runs of A and B that share N, D and seed, are
 left out together, so that what they share cancels (Quenouille's grouped jackknife; Bell & McCaffrey 2002 on why it
