@@ -4,11 +4,14 @@ Nothing here touches a tensor: what has to be copied or cleared before the next 
 """
 
 from array import array
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from isoflop.engine.blocks import BlockPool
+from isoflop.engine.blocks import BlockPool, Digest
 from isoflop.engine.memory import Plan
 from isoflop.engine.sequence import NOTHING, Sequence
+
+REMEMBERED = 1 << 16  # names of blocks, by which prefixes in common are seen where no pages tell of them
 
 
 @dataclass
@@ -30,6 +33,7 @@ class Holdings:
         self.slots = BlockPool(plan.n_slots)
         self.orders = Orders()
         self.keeps_states = reuse and plan.n_slots > 1
+        self._seen: OrderedDict[Digest, None] = OrderedDict()
         self.n_looked_up = self.n_found = self.n_copied = 0
 
     # ---- a sequence comes and goes
@@ -53,6 +57,8 @@ class Holdings:
             sequence.tables.append(array("q", [NOTHING] * min(first, found) + pages))
         if self.plan.slot_bytes:
             self._enter_slot(sequence, found)
+        if self.keeps_states:
+            sequence.branch = self._branch(sequence) * self.page_tokens
         self.n_looked_up += len(sequence.tokens)
         self.n_found += sequence.n_computed
 
@@ -113,6 +119,8 @@ class Holdings:
         out of reach are given back."""
         before, sequence.n_computed = sequence.n_computed, n_computed
         whole = range(before // self.page_tokens, n_computed // self.page_tokens if self.reuse else 0)
+        if self.keeps_states:
+            self._remember([sequence.digest(block, self.page_tokens) for block in whole])
         for g, (pool, table) in enumerate(zip(self.pages, sequence.tables, strict=True)):
             for block in whole:
                 pool.name(table[block], sequence.digest(block, self.page_tokens))
@@ -139,6 +147,20 @@ class Holdings:
             sequence.snapshot = digest if replaced else None
 
     # ---- parts
+
+    def _branch(self, sequence: Sequence) -> int:
+        """How many whole blocks the sequence has in common with any before it. States there are worth keeping, as it
+        will hardly be the last (Pan et al. 2024, Marconi, arXiv 2411.19379)."""
+        most = (len(sequence.tokens) - 1) // self.page_tokens
+        digests = (sequence.digest(block, self.page_tokens) for block in range(most))
+        return next((block for block, digest in enumerate(digests) if digest not in self._seen), most)
+
+    def _remember(self, digests: list[Digest]) -> None:
+        for digest in digests:
+            self._seen[digest] = None
+            self._seen.move_to_end(digest)
+        while len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
 
     def _first(self, g: int, position: int) -> int:
         """The first block that a token at `position` looks into."""

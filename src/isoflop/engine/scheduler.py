@@ -101,11 +101,13 @@ class Scheduler:
 
     def _chunk(self, sequence: Sequence, left: int) -> int:
         """How many of its tokens come next. States are kept at the ends of blocks, so where there are any a chunk ends
-        with a block, the last whole one of the prompt at the latest."""
+        with a block: where it leaves what others began with too, and the last whole one of the prompt at the latest."""
         n, size = min(sequence.n_pending, left, self.chunk), self.holdings.page_tokens
         if not self.holdings.keeps_states:
             return n
         end = sequence.n_computed + n
+        if sequence.n_computed < sequence.branch <= end:
+            return sequence.branch - sequence.n_computed
         border = (min(end, len(sequence.tokens) - 1)) // size * size
         return border - sequence.n_computed if border > sequence.n_computed else n
 

@@ -15,8 +15,9 @@ NOTHING = -1  # in a table: a page that was given back, out of reach
 class Sequence:
     """`tokens`: prompt and output; `n_computed`: how many the caches know; `tables`: pages by group, in order of the
     tokens they hold; `slot`: of its recurrent states; `digests`: names of its whole blocks, as far as they were needed;
-    `salt`: what else keys depend on; `drafts`: guesses that it brings to the next step; `arrival`: its place in the
-    line, kept when it is preempted."""
+    `salt`: what else keys depend on; `snapshot`: the name of the states last kept of its output; `branch`: how many
+    tokens it has in common with one before it; `drafts`: guesses that it brings to the next step; `arrival`: its place
+    in the line, kept when it is preempted; `told`: an event of it was given out."""
 
     request: Request
     arrival: int
@@ -31,6 +32,7 @@ class Sequence:
     slot: int | None = None
     digests: list[Digest] = field(default_factory=list)
     snapshot: Digest | None = None
+    branch: int = 0
     drafts: list[int] = field(default_factory=list)
     told: bool = False
     n_preempted: int = 0
