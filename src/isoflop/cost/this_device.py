@@ -15,6 +15,7 @@ from isoflop.cost.work import work_of
 from isoflop.hardware import Accelerator
 
 FILE = "device.json"
+TIMING = "timing.json"  # in a study's folder: see `Timing`
 # What torch.compile gains on small models on a CPU, and its log deviation (docs/decisions.md): steps are timed eager.
 COMPILED_SPEEDUP, COMPILED_DEVIATION = 1.3, 0.15
 
@@ -30,6 +31,15 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     torch: str
     date: str
     measurements: dict[str, float]
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """What a calibration, of a device and a date, expected of the runs of a study that it knows about: `tokens_per_s`
+    by run."""
+
+    device: str
+    calibrated: str
+    tokens_per_s: dict[str, Quantity]
 
 
 def calibration_path() -> Path:

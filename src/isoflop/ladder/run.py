@@ -26,6 +26,7 @@ from isoflop.ladder.messages import Message
 from isoflop.ladder.plan import Job, Plan, in_order, make_plan
 from isoflop.ladder.results import read_result
 from isoflop.ladder.study import Study
+from isoflop.ladder.timing import expect
 from isoflop.ladder.until import Additions, add_until, cap_flops, possible_of, write_additions
 from isoflop.laws.fit import Fit
 from isoflop.table import RunRow, write_table
@@ -65,6 +66,7 @@ def run_study(study: Study, folder: Path, display: Display) -> Outcome:
         dataset = prepare_data(study, folder, display)
         plan = plan_study(study, dataset)
         _write_plan(study, plan, dataset, folder)
+        expect(plan, folder)
         runner = _Runner(study, plan, folder, lock, display)
         failures = runner.train("fit", list(study.families))
         rows = runner.tabulate(failures)

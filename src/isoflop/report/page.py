@@ -14,6 +14,7 @@ from isoflop.report.load import Study, load
 from isoflop.report.reproduce import reproduce
 from isoflop.report.series import charts
 from isoflop.report.style import SCRIPT, STYLE
+from isoflop.report.timing import timing_table
 from isoflop.report.words import headline, warnings
 
 # The browser itself enforces that the page asks nothing of any other place.
@@ -112,7 +113,7 @@ def _sections(study: Study, drawn: list[Chart]) -> str:
         both = "".join(figure(chart) for chart in drawn if chart.key == "families")
         parts.append(_section("families", "Families compared", both + tables.family_levels(study)))
     parts.append(_section("forecasts", "Forecasts", _forecasts(study) + backtest_table(study)))
-    runs = tables.runs(study) if study.rows else _absent("No run has finished yet.")
+    runs = tables.runs(study) + timing_table(study) if study.rows else _absent("No run has finished yet.")
     parts.append(_section("runs", "Runs", runs))
     parts.append(_section("law", "Law and certificate", _laws(study)))
     parts.append(_section("reproduce", "Reproduce", reproduce(study)))
