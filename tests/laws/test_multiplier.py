@@ -169,6 +169,9 @@ def test_what_cannot_be_answered_is_refused_or_noted():
         compare_ladders(a, Side(n, level / 6 / n, np.full(6, 3.0)))
     with pytest.raises(ValueError, match="level: 95 must lie strictly between"):
         compare_ladders(a, b, level=95)
+    rough = [ladder(np.random.default_rng(seed), 0.06, moved) for seed, moved in ((0, 0.0), (1, 3.0))]
+    told = compare_ladders(*rough)
+    assert told.winner is None and any("no verdict" in note for note in told.notes)
     bits = compare_ladders(a, Side(b.n, b.d, b.loss / np.log(2)))
     assert any("are both of one unit" in note for note in bits.notes)
     assert any("is outside the" in note for note in compare_ladders(a, b, at=1e23).notes)

@@ -11,7 +11,8 @@ of A and B that share N, D and seed are compared in pairs; rows of one --cluster
 With --metric, an accuracy is fitted through the loss, and what the loss does not explain is tested. One table and no
 B: the metric alone.
 
-Exit codes: 0 a difference is established; 1 it is within noise; 2 the question was wrong. Of a metric alone: 0 the loss
+Exit codes: 0 a difference is established; 1 it is within noise,
+or the laws miss the runs; 2 the question was wrong. Of a metric alone: 0 the loss
 explains it; 1 a jump remains.
 """
 
@@ -183,6 +184,8 @@ def verdict(told: "Comparison", names: tuple[str, str]) -> str:
     point = told.at
     at = f"at {point.flops:.3g} FLOPs"
     interval = f"{told.level:.0%} interval {_ends(point)}, p = {point.p_value:.2g}"
+    if told.winner is None and point.p_value < 1 - told.level:
+        return f"No verdict {at}: runs lie {told.residual_rms:.1%} off the laws, too far for {interval} to hold."
     if told.winner is None:
         return f"Within noise {at}: {names[0]} needs {_times(point)} the compute of {names[1]} ({interval})."
     better = names[0] if told.winner == "A" else names[1]

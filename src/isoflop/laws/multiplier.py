@@ -95,7 +95,8 @@ class Left(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """What two ladders say about each other; `at` is the verdict's budget, `winner` None where within noise."""
+    """What two ladders say about each other; `at` is the verdict's budget, `winner` None where within noise or
+    where the laws miss the runs by so much that they decide nothing (`residual_rms`)."""
 
     law: Kind
     corrected: bool  # by how far the runs near a budget lie off the laws, as these miss the gap between them
@@ -170,7 +171,7 @@ def compare_ladders(a: Side, b: Side, *, level: float = LEVEL, at: float | None 
     corrected = low < high and _misses(told, np.log(np.geomspace(low, high, CHECKED)), degrees)
     budgets = (budget, *np.geomspace(low, high, CURVE))
     points = [_point(told, float(flops), level, degrees, corrected) for flops in budgets]
-    sure = points[0].p_value < 1 - level
+    sure = points[0].p_value < 1 - level and told.noise <= MISFIT
     return Comparison(
         law=told.kind,
         corrected=corrected,
@@ -398,7 +399,10 @@ def _notes(
     if told.ratios[0] != told.ratios[1]:
         told_of.append("the ladders have no D/N in common: each is taken at its own")
     if told.noise > MISFIT:
-        told_of.append(f"runs lie {told.noise:.1%} off the laws: a law of N and D does not describe them")
+        told_of.append(
+            f"runs lie {told.noise:.1%} off the laws, above {MISFIT:.0%}: no verdict. Keep runs nearer the best D/N, "
+            "or a narrower range of compute"
+        )
     gap = told.best("A", np.log([high])) - told.best("B", np.log([high]))
     if abs(float(gap[0, 0])) > OTHER_UNIT:
         ratio = float(np.exp(gap[0, 0]))
