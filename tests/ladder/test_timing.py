@@ -97,7 +97,7 @@ def test_plan_against_actual(tmp_path: Path, calibrated: Calibration) -> None:
         SimpleNamespace(run=name, status="done", tokens_per_s=told[name]["value"] * factor, wall_s=1.0)
         for name, factor in zip(names, (1.0, 3.0), strict=False)
     ]
-    study: Any = SimpleNamespace(folder=tmp_path, rows=rows, plan=msgspec.to_builtins(plan))
+    study: Any = SimpleNamespace(folder=tmp_path, rows=rows, plan={"plan": msgspec.to_builtins(plan)})
     page = timing_table(study)
     assert "1 of 2 intervals held" in page and "this (test) of 2026-01-01" in page and "<td" in page
     (tmp_path / TIMING).unlink()

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from isoflop.cost.this_device import TIMING, Timing
-from isoflop.report.load import Study
+from isoflop.report.load import Study, as_dict
 from isoflop.report.tables import table
 from isoflop.table import RunRow
 
@@ -55,7 +55,7 @@ def _against_calibration(rows: list[RunRow], expected: Timing) -> str:
 
 
 def _against_plan(rows: list[RunRow], plan: Any) -> str:
-    jobs = plan.get("jobs", []) if isinstance(plan, dict) else []
+    jobs = as_dict(as_dict(plan).get("plan")).get("jobs") or []
     planned = {run["run"]: run.get("estimated_s") for job in jobs for run in job.get("runs", [])}
     known = [(row, planned[row.run]) for row in rows if planned.get(row.run)]
     if not known:
