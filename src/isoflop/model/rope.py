@@ -88,6 +88,9 @@ class RopeTables(nn.Module):
 
 def rope_tables(rope: architecture.Rope, d_rotated: int, n_positions: int) -> tuple[Tensor, Tensor]:
     """cos and sin, each [n_positions, d_rotated / 2], float32, for `rotate`, in a sequence of n_positions tokens."""
+    cos, sin = torch.empty(2, n_positions, (d_rotated + 1) // 2)
+    if cos.is_meta:  # where a checkpoint is looked at first; arithmetic there makes torch import sympy: a second
+        return cos, sin
     angles = torch.arange(n_positions, dtype=torch.float64)[:, None] * frequencies(rope, d_rotated, n_positions)
     factor = rope.scaling.attention_factor if isinstance(rope.scaling, Yarn | LongRope) else 1.0
     return (angles.cos() * factor).float(), (angles.sin() * factor).float()

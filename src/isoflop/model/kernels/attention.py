@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isoflop.model.kernels.build import library
+from isoflop.model.kernels.build import constant_when_compiled, library
 from isoflop.model.kernels.plain import EVERYTHING, Options, one_query, torch_attention
 
 _CALL = struct.Struct("43q2d")  # attention.cpp's `Call`: 12 pointers, 7 x 3 strides, 10 sizes, scale and cap
@@ -73,7 +73,7 @@ def _decodes(*tensors: Tensor) -> bool:
     return real and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and _native(*tensors)
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def available() -> bool:
     """Whether the kernel can be had here; the first call compiles it."""
     return library("attention") is not None

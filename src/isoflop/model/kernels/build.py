@@ -9,7 +9,9 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 # No -ffast-math: a diverged run must still show its NaN. These three change no value that the kernels can produce.
 OPTIMIZE = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
@@ -26,6 +28,16 @@ def library(name: str) -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         print(f"isoflop: {name} runs on plain torch, slower: {_reason(error)}", file=sys.stderr, flush=True)
         return None
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def constant_when_compiled(function: F) -> F:
+    """Let torch.compile take what `function` returns for a constant: all that torch.compiler.assume_constant_result
+    does, without the import of torch._dynamo, which would cost every start a second."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def built(source: Path, compiler: str, folder: Path) -> Path:

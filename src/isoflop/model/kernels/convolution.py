@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from isoflop.model.kernels.build import library
+from isoflop.model.kernels.build import constant_when_compiled, library
 
 
 @torch.library.custom_op("isoflop::depthwise_convolution", mutates_args=())
@@ -30,7 +30,7 @@ def convolve_gradient(grad_BTC: Tensor, x_BTC: Tensor, kernel_KC: Tensor) -> tup
     return grad_x_BTC, grad_kernel_BKC.sum(0), grad_bias_BC.sum(0)
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def available() -> bool:
     """Whether the kernel can be had here; the first call compiles it."""
     return library("convolution") is not None

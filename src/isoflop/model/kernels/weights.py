@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from isoflop.model.kernels.build import library
+from isoflop.model.kernels.build import constant_when_compiled, library
 
 
 @torch.library.custom_op("isoflop::chunk_weights", mutates_args=())
@@ -27,7 +27,7 @@ def chunk_weights_gradient(grad_BCHLS: Tensor, log_BCHL: Tensor, scores_BCGLS: T
     return grad_log_BCHL, grad_scores_BCGLS
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def available() -> bool:
     """Whether the kernel can be had here; the first call compiles it."""
     return library("weights") is not None
