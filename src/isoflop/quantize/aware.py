@@ -22,10 +22,10 @@ def train_aware(
     """Fine-tune a copy of the model whose matrices of `formats` are rounded to nearest in every forward. What comes
     back is in full precision; rounded to nearest in the same formats, it is what the last step's loss was of. A tied
     table is one table while it trains and rounded wherever it is read. Raises Diverged."""
-    return fine_tune(model, stream, how, tell, around=lambda training: _rounded(training, formats))
+    return fine_tune(model, stream, how, tell, around=lambda training: rounded(training, formats))
 
 
-class _rounded:
+class rounded:
     """Within it a model's matrices are read rounded."""
 
     def __init__(self, model: DecoderModel, formats: Formats) -> None:
