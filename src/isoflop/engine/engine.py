@@ -108,8 +108,9 @@ class Engine:
     def __init__(self, model: DecoderModel, options: Options | None = None, drafter: Drafter | None = None) -> None:
         o = self.options = options or Options()
         self.model, self.drafter = model.eval(), drafter
-        self.rest = TYPES[model.dtype]
-        self.dtype = o.dtype or self.rest
+        own = TYPES[model.dtype]
+        self.dtype = o.dtype or own
+        self.rest = own if self.dtype in QUANTIZED else self.dtype
         n_slots = o.most_running + (0 if not o.reuse else o.most_running if o.snapshots is None else o.snapshots)
         self.plan = plan_memory(
             model.decoder, o.memory, o.page_tokens, n_slots, o.tokens_per_step, self.dtype, self.rest, o.typical

@@ -91,14 +91,14 @@ def plan_memory(
         n_slots = min(n_slots, max(1, (budget // 2 if groups else budget) // slot_bytes))
     else:
         n_slots = 0
-    left = budget - n_slots * slot_bytes
+    least = sum(group.page_bytes for group in groups)
+    left = budget - n_slots * slot_bytes - least
+    if left < 0:
+        raise ValueError(f"memory of {budget} bytes: the caches of this model take at least {slot_bytes + least}")
     typical = min(decoder.max_context, typical or 2048)
     wanted = [group.pages(typical, n_new, page_tokens) for group in groups]
     a_sequence = sum(n * group.page_bytes for n, group in zip(wanted, groups, strict=True))
-    n_pages = tuple(left * n // a_sequence for n in wanted) if left > 0 else (0,) * len(groups)
-    if left < 0 or any(n < 1 for n in n_pages):
-        least = slot_bytes + sum(group.page_bytes for group in groups)
-        raise ValueError(f"memory of {budget} bytes: the cache of this model needs at least {least} to hold a page")
+    n_pages = tuple(1 + left * n // a_sequence for n in wanted)
     return Plan(page_tokens, groups, n_pages, slot_layers, slot_bytes, n_slots)
 
 
