@@ -104,12 +104,20 @@ def test_a_budget_that_buys_nothing(capsys, table):
     assert enough["spent"] <= 1.01 * told["cheapest"]
 
 
+def test_a_budget_that_could_train_the_target(capsys, table):
+    told = document(capsys, table, *NAMED, "--budget", "1e24", "--target", "1e21")
+    assert max(run["flops"] for run in told["runs"]) < 1e21
+    assert told["spent"] < 1e21 or "more than the target itself" in told["notes"][-1]
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
         (("--budget", "1e20", "--target", "1e19"), "is not beyond the runs"),
         (("--budget", "1e20", "--target", "big"), "must be FLOPs such as 1e22"),
         (("--budget", "1e20", "--target", "1,2,3"), "must be FLOPs such as 1e22"),
+        (("--budget", "1e20", "--target", "1e200,1e200"), "must be FLOPs such as 1e22"),
+        (("--budget", "1e20", "--target", "nan"), "must be FLOPs such as 1e22"),
         (("--budget", "0", "--target", "1e22"), "--budget 0: must be a positive"),
         (("--budget", "nan", "--target", "1e22"), "--budget nan: must be a positive"),
         ((*ASKED, "--prior-only"), "leave one of them out"),

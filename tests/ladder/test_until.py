@@ -12,7 +12,15 @@ from isoflop.ladder.execute import JobFailure
 from isoflop.ladder.machine import Machine
 from isoflop.ladder.plan import make_plan
 from isoflop.ladder.study import Study
-from isoflop.ladder.until import add_until, additions_line, cap_flops, possible_jobs, until_document, until_line
+from isoflop.ladder.until import (
+    add_until,
+    additions_line,
+    cap_flops,
+    possible_jobs,
+    require_start,
+    until_document,
+    until_line,
+)
 from small_studies import assert_tidy, changed, finished, run, running, table, wait_until, write_study
 
 VOCAB = 256
@@ -171,8 +179,13 @@ def test_a_study_killed_while_it_adds_runs(corpus, tmp_path):
     assert_tidy(out)
 
 
-def test_a_cap_under_the_plan_is_refused(corpus, tmp_path):
-    study = write_study(tmp_path / "s.toml", corpus, forecast={"until": 0.01, "most_flops": 1e6})
-    ended = run(study, tmp_path / "out", "--dry-run")
-    assert ended.code == 2
-    assert "less than the planned ladder" in ended.err
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"forecast": {"until": 0.01, "most_flops": 1e11}}, "less than the planned ladder"),
+        ({"budgets": {"type": "grid", "d_model": [32], "tokens": [20480, 40960]}}, "has 2 runs, and a law needs 5"),
+    ],
+)
+def test_where_it_cannot_start(tables, said):
+    with pytest.raises(ValueError, match=said):
+        require_start(*planned(**tables)[:2])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from isoflop.laws.tables import Runs
 
 WIDE = 0.2  # log units from which an interval is told as a factor
+LEAST, MOST = 1e-6, 1e40  # FLOPs that are taken for a budget or a target
 AT_TWENTY = 120.0  # FLOPs of a run over N^2, at 20 tokens a parameter
 
 
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _require(args: argparse.Namespace) -> None:
     require_level(args.level)
-    if not 0 < args.budget < math.inf:
+    if not LEAST <= args.budget <= MOST:
         raise ValueError(f"--budget {args.budget:g}: must be a positive number of FLOPs, such as 1e20")
     if args.most is not None and args.most < 1:
         raise ValueError(f"--runs-at-most {args.most}: must be 1 or more")
@@ -118,8 +119,10 @@ def _propose(args: argparse.Namespace) -> "tuple[Proposal, str]":
     convention = runs.convention if runs else "no runs; compute is 6 N D"
     goal = _goal(args.goal, told, flops, point)
     proposal = propose(told, candidates, goal, args.budget, args.level, args.most)
-    doubts = runs.doubts if runs else ()
-    return msgspec.structs.replace(proposal, notes=[*proposal.notes, *doubts]), convention
+    notes = [*proposal.notes, *(runs.doubts if runs else ())]
+    if proposal.spent >= flops:
+        notes.append(f"together these runs cost more than the target itself, of {flops:.3g} FLOPs: train that instead")
+    return msgspec.structs.replace(proposal, notes=notes), convention
 
 
 def _runs(args: argparse.Namespace) -> "Runs | None":
@@ -167,7 +170,7 @@ def _target(text: str) -> tuple[float, tuple[float, float] | None]:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) not in (1, 2) or not all(0 < number < math.inf for number in numbers):
+    if len(numbers) not in (1, 2) or min(numbers) < LEAST or not math.prod(numbers) <= MOST:
         raise ValueError(f"--target {text}: must be FLOPs such as 1e22, or parameters and tokens such as 7e9,1.4e11")
     return (numbers[0], None) if len(numbers) == 1 else (6 * numbers[0] * numbers[1], (numbers[0], numbers[1]))
 

@@ -14,6 +14,7 @@ TOKENS_PER_PARAM = (5.0, 160.0)
 LEAST_SPAN = (10.0, 40.0)  # tokens per parameter that are offered whatever the finished runs had
 TAILS = 0.1  # of the finished runs at either end, whose tokens per parameter are not offered again
 MOST_OF_TARGET = 0.5  # of the target's compute: a dearer run might as well be the target
+ROUNDING = 1e-12
 REACH = 1e4  # how much less than the dearest candidate's compute the smallest has, where no run says
 
 
@@ -33,15 +34,16 @@ def grid(
     n_range: tuple[float, float] | None = None,
     tokens_per_param: tuple[float, float] | None = None,
 ) -> Candidates:
-    """Runs of 6 N D FLOPs up to about `most_flops`. Without ranges sizes begin at the smallest finished run (`n`, `d`),
-    and tokens per parameter span what most finished runs had, or 5 to 160. Some
-    may still cost more than `most_flops`, where a range or the smallest run asks for them."""
+    """Runs of at most `most_flops` = 6 N D; the cheapest alone where all cost more. Without ranges sizes begin at the
+    smallest finished run (`n`, `d`), and tokens per parameter span what most finished runs had, or 5 to 160."""
     low, high = tokens_per_param or _ratios(d / n)
     largest = float(np.sqrt(most_flops / (6 * low)))
     smallest = float(n.min()) if len(n) else largest / float(np.sqrt(REACH))
     n_low, n_high = n_range or (smallest, max(smallest, largest))
     n_c, ratio_c = (axis.ravel() for axis in np.meshgrid(_even(n_low, n_high, SIZES), _even(low, high, RATIOS)))
-    return Candidates(n_c, n_c * ratio_c, 6 * n_c**2 * ratio_c)
+    cost_c = 6 * n_c**2 * ratio_c
+    kept = cost_c <= max(most_flops, cost_c.min()) * (1 + ROUNDING)
+    return Candidates(n_c[kept], (n_c * ratio_c)[kept], cost_c[kept])
 
 
 def _ratios(finished: Array) -> tuple[float, float]:

@@ -27,7 +27,7 @@ from isoflop.ladder.plan import Job, Plan, in_order, make_plan
 from isoflop.ladder.results import read_result
 from isoflop.ladder.study import Study
 from isoflop.ladder.timing import expect
-from isoflop.ladder.until import Additions, add_until, cap_flops, possible_of, write_additions
+from isoflop.ladder.until import Additions, add_until, possible_of, require_start, write_additions
 from isoflop.laws.fit import Fit
 from isoflop.table import RunRow, write_table
 
@@ -130,12 +130,8 @@ def plan_study(study: Study, dataset: Dataset) -> Plan:
     stream = BatchStream(dataset.train, study.training.context, 0)
     stream.require(max(job.spec.recipe.batch for job in plan.jobs))
     warnings = plan.warnings + data_warnings(plan.jobs, stream.windows_per_epoch * study.training.context)
-    planned = sum(run.flops_exact for run in plan.runs("fit"))
-    if study.forecast.until is not None and cap_flops(study, plan) < planned:
-        raise ValueError(
-            f"[forecast] most_flops = {study.forecast.most_flops:.3g} is less than the planned ladder, {planned:.3g} "
-            "exact FLOPs; give more, or fewer [budgets]"
-        )
+    if study.forecast.until is not None:
+        require_start(study, plan)
     return msgspec.structs.replace(plan, warnings=warnings)
 
 

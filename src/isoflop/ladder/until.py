@@ -19,6 +19,7 @@ from isoflop.decide.candidates import MOST_OF_TARGET, Candidates
 from isoflop.decide.choose import choose
 from isoflop.decide.experiment import LossAt, look
 from isoflop.decide.outlook import Outlook
+from isoflop.ladder.design import LAW_PARAMETERS
 from isoflop.ladder.execute import JobFailure
 from isoflop.ladder.machine import Machine, this_machine
 from isoflop.ladder.plan import Job, Plan, PlannedRun, flops_per_token, single_job
@@ -73,6 +74,23 @@ class Additions(msgspec.Struct, frozen=True, kw_only=True):
 def cap_flops(study: Study, plan: Plan) -> float:
     """The most exact FLOPs that runs to fit may take together."""
     return study.forecast.most_flops or DEFAULT_CAP * _flops(plan.runs("fit"))
+
+
+def require_start(study: Study, plan: Plan) -> None:
+    """ValueError for a planned ladder that is dearer than the cap, or too short for a law to start from."""
+    runs = plan.runs("fit")
+    if cap_flops(study, plan) < _flops(runs):
+        raise ValueError(
+            f"[forecast] most_flops = {study.forecast.most_flops:.3g} is less than the planned ladder, "
+            f"{_flops(runs):.3g} exact FLOPs; give more, or fewer [budgets]"
+        )
+    for family in study.families:
+        count = sum(run.family == family for run in runs)
+        if count < LAW_PARAMETERS:
+            raise ValueError(
+                f"[forecast] until: the planned ladder of {family} has {count} runs, and a law needs {LAW_PARAMETERS} "
+                "before others are added; give more [budgets]"
+            )
 
 
 def possible_jobs(study: Study, plan: Plan, vocab_size: int, data_digest: str, machine: Machine) -> list[Job]:
