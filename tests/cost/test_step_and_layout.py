@@ -12,7 +12,7 @@ from isoflop.architecture.find import find_decoder
 from isoflop.cost.belief import belief_about
 from isoflop.cost.layout import Layout
 from isoflop.cost.memory import training_memory
-from isoflop.cost.search import Question, cheapest_layout, layouts, no_layout
+from isoflop.cost.search import Question, cheapest_layout, cheapest_training, layouts, no_layout
 from isoflop.cost.step_time import ideal_step, step_seconds
 from isoflop.cost.training import estimate_step, novelty, training_estimate
 from isoflop.cost.work import work_of
@@ -128,6 +128,13 @@ def test_the_search_agrees_with_trying_everything() -> None:
     assert min(tried, key=lambda pair: pair[0])[1] == found.layout
     for layout in itertools.islice(layouts(question), 50):
         layout.check(question.work)
+
+
+def test_the_planner_s_question() -> None:
+    told = cheapest_training(LLAMA, H100, 8, 8192, batch=64)
+    assert told is not None and told.fits and told.tokens_per_step == 64 * 8192
+    assert told.memory_bytes.value <= told.usable_bytes.value and told.precision == "bf16"
+    assert cheapest_training(LLAMA, find_accelerator("RTX 4090"), 1, 8192) is None
 
 
 def test_what_would_fit() -> None:

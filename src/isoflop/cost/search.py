@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from isoflop.cost.belief import Belief
+import msgspec
+
+from isoflop.architecture import Decoder
+from isoflop.cost.belief import Belief, belief_about
 from isoflop.cost.layout import Layout, Recompute, Shard
 from isoflop.cost.memory import training_memory
 from isoflop.cost.step_time import step_seconds
-from isoflop.cost.training import Kernels, Precision, ideal_for, kernel_set
-from isoflop.cost.work import Work
+from isoflop.cost.training import Kernels, Precision, TrainingEstimate, ideal_for, kernel_set, training_estimate
+from isoflop.cost.work import Work, work_of
 from isoflop.hardware import GIB, Accelerator
 
 MOST_MICRO_BATCH = 64
@@ -154,3 +157,27 @@ def no_layout(question: Question) -> str:
     free = question.hardware.usable_bytes / GIB
     what = f"{question.work.parameters / 1e9:.3g}B parameters at context {question.work.context}"
     return f"{what} fit no layout on {n} x {name} ({free:.0f} GiB free each): {smallest_change(question)}"
+
+
+def cheapest_training(
+    decoder: Decoder,
+    hardware: Accelerator,
+    devices: int,
+    context: int,
+    batch: int | None = None,
+    precision: Precision | None = None,
+    kernels: Kernels = "measured",
+    belief: Belief | None = None,
+) -> TrainingEstimate | None:
+    """The estimate of the cheapest layout on so many devices, None where none fits: a search of tens of milliseconds.
+    `batch`: sequences of an optimizer step, None where any will do."""
+    known, chosen = belief or belief_about(hardware), precision or _half(hardware)
+    found = cheapest_layout(Question(work_of(decoder, context), hardware, devices, known, chosen, kernels, batch))
+    if found is None:
+        return None
+    return training_estimate(decoder, hardware, found.layout, context, chosen, kernels, known)
+
+
+def _half(hardware: Accelerator) -> Precision:
+    half: Precision = msgspec.convert(hardware.training_precision, Precision)
+    return half
