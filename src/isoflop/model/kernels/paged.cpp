@@ -5,6 +5,7 @@
 // pair.
 
 #include "one_query.h"
+#include "pool.h"
 #include "stored.h"
 
 struct Where {  // of a row
@@ -157,18 +158,11 @@ static void run(const Rows& c) {
         int64_t part = i % parts, kv = i / parts % c.K, row = i / parts / c.K;
         reader.task(row, kv * group + part * MOST, std::min<int64_t>(MOST, group - part * MOST));
     };
-    int threads = static_cast<int>(std::min(c.threads, tasks));
-    if (threads <= 1) {
+    int64_t take = c.threads > 1 ? (tasks + 4 * c.threads - 1) / (4 * c.threads) : tasks;
+    share((tasks + take - 1) / take, c.threads, [&](int64_t piece) {
         Reader<Stored> reader(c, longest);
-        for (int64_t i = 0; i < tasks; ++i) task(reader, i);
-        return;
-    }
-#pragma omp parallel num_threads(threads)
-    {
-        Reader<Stored> reader(c, longest);
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t i = 0; i < tasks; ++i) task(reader, i);
-    }
+        for (int64_t i = piece * take; i < std::min(tasks, (piece + 1) * take); ++i) task(reader, i);
+    });
 }
 
 extern "C" void paged_attention(const Rows* c) {

@@ -2,6 +2,7 @@
 // group and as floats over groups. See quantized.h for the order of the codes, quantized.py for the plain twin. No sum
 // depends on the number of threads.
 
+#include "pool.h"
 #include "quantized.h"
 
 #include <cmath>
@@ -231,33 +232,24 @@ static Rows rows_in(const Matrix& w, int64_t M, char* p) {
     return {reinterpret_cast<int8_t*>(p), scales, reinterpret_cast<int32_t*>(p + codes + one), sums, nullptr};
 }
 
-// ---- one matrix, within a team of threads
+// ---- one matrix
 
-constexpr int64_t SHARED_FROM = 4;       // rows from which threads share their preparation instead of repeating it
+constexpr int64_t SHARED_FROM = 8192;    // numbers from which threads share the preparation of rows
 constexpr int64_t IN_CACHE = 512 << 10;  // bytes of prepared rows that stay near while bands pass
 
-static void multiply(const Matrix& w, const Source& from, int64_t M, const Output& out, char* shared, int team) {
-    const bool share = team > 1 && M >= SHARED_FROM;
-    const Rows rows = rows_in(w, M, share ? shared : kept_rows.take(rows_bytes(w, M)));
-    float* floats = reinterpret_cast<float*>(kept_spare.take(std::max(8 * w.I, w.columns() * BAND)));
-    if (share) {
-#pragma omp for schedule(static)
-        for (int64_t row = 0; row < M; ++row) prepare(w, from, rows, row, floats);
-    } else {
-        for (int64_t row = 0; row < M; ++row) prepare(w, from, rows, row, floats);
-    }
-    uint8_t* spare = reinterpret_cast<uint8_t*>(floats);
+static void multiply(const Matrix& w, const Source& from, int64_t M, const Output& out, int64_t threads) {
+    const Rows rows = rows_in(w, M, kept_rows.take(rows_bytes(w, M)));
+    const auto spare = [&] { return kept_spare.take(std::max(8 * w.I, w.columns() * BAND)); };
+    share(M, M * w.I < SHARED_FROM ? 1 : threads,
+          [&](int64_t row) { prepare(w, from, rows, row, reinterpret_cast<float*>(spare())); });
     const int64_t block = std::max<int64_t>(MOST, down(IN_CACHE / w.columns(), MOST)), bands = w.bands();
-    const int64_t chunk = std::max<int64_t>(1, bands / (team * 6));
-    for (int64_t begin = 0; begin < M; begin += block) {
-        const int64_t end = std::min(M, begin + block);
-        if (team == 1) {
-            for (int64_t band = 0; band < bands; ++band) band_rows(w, band, rows, begin, end, out, spare);
-            continue;
-        }
-#pragma omp for schedule(dynamic, chunk) nowait
-        for (int64_t band = 0; band < bands; ++band) band_rows(w, band, rows, begin, end, out, spare);
-    }
+    const int64_t take = std::max<int64_t>(1, bands / (threads * 8)), pieces = (bands + take - 1) / take;
+    for (int64_t begin = 0; begin < M; begin += block)
+        share(pieces, threads, [&](int64_t piece) {
+            uint8_t* const open = reinterpret_cast<uint8_t*>(spare());
+            for (int64_t band = piece * take; band < std::min(bands, (piece + 1) * take); ++band)
+                band_rows(w, band, rows, begin, std::min(M, begin + block), out, open);
+        });
 }
 
 constexpr int64_t ROWS = 512;  // of a call's pieces: what lies between two matrices stays small
@@ -275,10 +267,7 @@ void quantized_linear(const Matrix* w, const float* x, const float* norm, double
         quantized_linear(w, x, norm, eps, add, y, ROWS, threads);
     const Source from = source(x, w->I, norm, eps);
     const Output out{y, w->O, w->bias, add};
-    if (threads <= 1) return multiply(*w, from, M, out, nullptr, 1);
-    char* shared = kept_hidden.take(rows_bytes(*w, M));
-#pragma omp parallel num_threads(static_cast<int>(threads))
-    multiply(*w, from, M, out, shared, static_cast<int>(threads));
+    multiply(*w, from, M, out, threads);
 }
 
 // y [M, O] = down(SiLU(gate) * up) (+ add), where gate and up are the halves of (normed) x times gate_up
@@ -286,21 +275,10 @@ void quantized_mlp(const Matrix* gate_up, const Matrix* down_, const float* x, c
                    const float* add, float* y, int64_t M, int64_t threads) {
     for (; M > ROWS; M -= ROWS, x += ROWS * gate_up->I, y += ROWS * down_->O, add = add ? add + ROWS * down_->O : add)
         quantized_mlp(gate_up, down_, x, norm, eps, add, y, ROWS, threads);
-    const int64_t hidden = up(M * gate_up->O * 4, 64), prepared = std::max(rows_bytes(*gate_up, M), rows_bytes(*down_, M));
-    char* memory = kept_hidden.take(hidden + up(prepared, 64));
-    float* h = reinterpret_cast<float*>(memory);
+    float* h = reinterpret_cast<float*>(kept_hidden.take(M * gate_up->O * 4));
     const Source from = source(x, gate_up->I, norm, eps), between{h, gate_up->O, nullptr, 0, 1};
-    const Output inner{h, gate_up->O, gate_up->bias, nullptr}, out{y, down_->O, down_->bias, add};
-    if (threads <= 1) {
-        multiply(*gate_up, from, M, inner, nullptr, 1);
-        return multiply(*down_, between, M, out, nullptr, 1);
-    }
-#pragma omp parallel num_threads(static_cast<int>(threads))
-    {
-        multiply(*gate_up, from, M, inner, memory + hidden, static_cast<int>(threads));
-#pragma omp barrier
-        multiply(*down_, between, M, out, memory + hidden, static_cast<int>(threads));
-    }
+    multiply(*gate_up, from, M, {h, gate_up->O, gate_up->bias, nullptr}, threads);
+    multiply(*down_, between, M, {y, down_->O, down_->bias, add}, threads);
 }
 
 }  // extern "C"

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "pool.h"
 #include "vectors.h"
 
 // The caller's arguments, in this order (rows.py packs the same).
@@ -93,12 +94,7 @@ static void strip_of(const Call& c, int64_t from) { c.bf16 ? strip<2>(c, from) :
 extern "C" {
 
 void rows_linear(const Call* c) {
-    if (c->threads <= 1) {
-        for (int64_t o = 0; o < c->O; o += STRIP) strip_of(*c, o);
-        return;
-    }
-#pragma omp parallel for num_threads(static_cast<int>(c->threads)) schedule(dynamic, 2)
-    for (int64_t o = 0; o < c->O; o += STRIP) strip_of(*c, o);
+    share((c->O + STRIP - 1) / STRIP, c->threads, [&](int64_t i) { strip_of(*c, i * STRIP); });
 }
 
 // y = x / sqrt(mean(x^2) + eps) * weight; x and y [M, N], weight [N]
