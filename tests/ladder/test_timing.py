@@ -9,14 +9,17 @@ import msgspec
 import pytest
 
 from isoflop.architecture.files import from_dict
+from isoflop.cli.main import main
 from isoflop.cost.belief import belief_about
-from isoflop.cost.this_device import TIMING, Calibration, Timing, calibration_path, run_rate
+from isoflop.cost.quantity import Quantity
+from isoflop.cost.this_device import TIMING, Calibration, Timing, calibration_path, read_calibration, run_rate
 from isoflop.hardware import Accelerator, find_accelerator
 from isoflop.ladder.machine import Machine
-from isoflop.ladder.plan import Plan, make_plan
+from isoflop.ladder.plan import Job, Plan, PlannedRun, make_plan
 from isoflop.ladder.study import Study
 from isoflop.ladder.timing import expect
 from isoflop.report.timing import timing_table
+from isoflop.table import RunRow, write_table
 
 HARDWARE = Accelerator(
     name="this (test)",
@@ -106,3 +109,40 @@ def test_plan_against_actual(tmp_path: Path, calibrated: Calibration) -> None:
     (tmp_path / TIMING).write_text("[]")
     with pytest.raises(ValueError, match=r"timing\.json is no list of expected speeds"):
         timing_table(study)
+
+
+def test_finished_runs_teach(tmp_path: Path, calibrated: Calibration) -> None:
+    """A study that ran at half the expected speed: expectations of the next one fall towards it."""
+    plan = _plan()
+    rate = {job.trunk: _rate_of(calibrated, job).value for job in plan.jobs}
+    rows = [_row(job, run, rate[job.trunk] / 2) for job in plan.jobs for run in job.runs]
+    write_table(rows, tmp_path)
+    (tmp_path / "plan.json").write_bytes(msgspec.json.encode({"plan": plan}))
+    assert main(["calibrate", "--learn", str(tmp_path)]) == 0
+    found = read_calibration()
+    for job in plan.jobs:
+        after = _rate_of(found, job)
+        assert rate[job.trunk] / 2.2 < after.value < 0.75 * rate[job.trunk] and after.source == "measured"
+
+
+def _row(job: Job, run: PlannedRun, tokens_per_s: float) -> RunRow:
+    return RunRow(
+        **{field: getattr(run, field) for field in ("run", "role", "family", "d_model", "n_params", "tokens", "steps")},
+        **{field: getattr(run, field) for field in ("n_params_non_embedding", "n_params_matmul")},
+        **{field: getattr(run, field) for field in ("flops_exact", "flops_6nd")},
+        **{"architecture": "", "n_layers": 2, "unique_tokens": 1, "loss_train": 2.0, "loss_valid": 2.0},
+        **{"bits_per_byte": None, "seed": 0, "lr": 0.01, "batch_tokens": job.batch_tokens, "context": job.context},
+        **{"optimizer": "adamw", "schedule": "wsd", "wall_s": run.tokens / tokens_per_s, "tokens_per_s": tokens_per_s},
+        **{"device": "cpu", "dtype": "fp32", "threads": 1, "compiled": False, "trunk": job.trunk},
+        **{"status": "done", "reason": None},
+    )
+
+
+def _rate_of(found: Calibration, job: Job) -> Quantity:
+    return run_rate(found, job.spec.decoder, job.context, job.spec.recipe.batch, job.spec.dtype, False)
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_no_study_to_learn_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["calibrate", "--learn", str(tmp_path)]) == 2
+    assert "not a study directory with finished runs" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from isoflop.architecture import Decoder
 from isoflop.cost.belief import Belief
 from isoflop.cost.layout import Layout
 from isoflop.cost.quantity import Quantity
-from isoflop.cost.step_time import ideal_step
+from isoflop.cost.step_time import Ideal, ideal_step
 from isoflop.cost.training import novelty
 from isoflop.cost.work import work_of
 from isoflop.hardware import Accelerator
@@ -61,12 +61,16 @@ def read_calibration(path: Path | None = None) -> Calibration:
         raise ValueError(f"{path}: {error}; `isoflop calibrate` makes it anew") from None
 
 
+def run_ideal(found: Calibration, decoder: Decoder, context: int, batch: int, precision: str) -> Ideal:
+    """A step of a run of ours, at the rates of the device."""
+    return ideal_step(work_of(decoder, context), found.hardware, Layout(shard="none", micro_batch=batch), precision)
+
+
 def run_rate(
     found: Calibration, decoder: Decoder, context: int, batch: int, precision: str, compiled: bool
 ) -> Quantity:
     """Tokens a second of a run of ours on the device, one of those that share it: `batch` sequences of `context`."""
-    layout = Layout(shard="none", micro_batch=batch)
-    ideal = ideal_step(work_of(decoder, context), found.hardware, layout, precision)
+    ideal = run_ideal(found, decoder, context, batch, precision)
     seconds = found.belief.seconds(ideal, novelty(decoder) + (COMPILED_DEVIATION if compiled else 0.0))
     return seconds.inverse(batch * context * (COMPILED_SPEEDUP if compiled else 1.0))
 
