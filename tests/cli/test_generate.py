@@ -127,3 +127,20 @@ def test_input_that_is_no_text(checkpoint: Path) -> None:
     line = [sys.executable, "-m", "isoflop.cli.main", "generate", str(checkpoint), "-", "--max-tokens", "3"]
     ran = subprocess.run(line, input=b"\xff", capture_output=True, timeout=120)
     assert ran.returncode == 2 and b"standard input is not UTF-8" in ran.stderr
+
+
+def test_strategies(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("generate", checkpoint, "1 + 1 =", "--seed", 1, "--max-tokens", 8)
+    best = document(capsys, *asked, "--strategy", "best-of", "--n", 4)
+    assert best["text"] == best["tries"][0]["text"] and len(best["tries"]) == 4
+    voted = document(capsys, *asked, "--strategy", "majority", "--n", 4, "--answer", "(?s).")
+    assert 1 <= voted["votes"] <= 4 and voted["text"] in voted["likeliest"]["text"]
+    beams = document(capsys, *asked, "--strategy", "beam", "--n", 3)["beams"]
+    assert len(beams) == 3 and beams[0]["logprob"] >= beams[2]["logprob"]
+    thought = document(capsys, *asked, "--strategy", "budget", "--think-most", 10)
+    assert thought["thinking_tokens"] <= 10 and len(thought["answer"]["tokens"]) <= 8
+    assert main([str(a) for a in (*asked, "--strategy", "budget", "--think-most", 9)]) == 0
+    assert "Final answer:" in capsys.readouterr().out
+    for more in (["majority"], ["beam", "--stop", "a"], ["budget", "--n", "2"], ["best-of", "--answer", "a"]):
+        assert main([str(a) for a in (*asked, "--strategy", *more)]) == 2
+    capsys.readouterr()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from isoflop.cli.asking import add_model, add_sampling, engine_of, open_model, sampling_of, size
+from isoflop.cli.strategies import add_strategy, strategy_of
 
 if TYPE_CHECKING:
     from isoflop.engine.batching import Text
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", type=size, metavar="BYTES", help="of the cache (default: what the texts need)")
     parser.add_argument("--json", action="store_true", help="print the document instead of the text")
     add_sampling(parser)
+    add_strategy(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,13 +65,18 @@ def run(args: argparse.Namespace) -> int:
     left = opened.model.decoder.max_context - len(tokens)
     if args.max_tokens is None and 0 < left < sampling.max_tokens:
         sampling = msgspec.structs.replace(sampling, max_tokens=left)
-    memory = args.memory or room_for(opened.model, len(tokens) + sampling.max_tokens, args.n, args.cache_dtype)
+    strategy = strategy_of(args)
+    room = len(tokens) + sampling.max_tokens + strategy.further_tokens(opened.vocabulary)
+    memory = args.memory or room_for(opened.model, room, args.n, args.cache_dtype)
     engine = engine_of(opened, args, memory, args.n)
     for notice in engine.notices:
         print(f"isoflop generate: {notice}", file=sys.stderr)
-    show = _show if args.n == 1 and not args.json else None
-    texts = write(engine, opened.vocabulary, [(tokens, sampling)] * args.n, args.stop, show)
-    _print(args, prompt, len(tokens), texts, engine.notices)
+    if strategy.name == "plain":
+        show = _show if args.n == 1 and not args.json else None
+        texts = write(engine, opened.vocabulary, [(tokens, sampling)] * args.n, args.stop, show)
+        _print(args, prompt, len(tokens), texts, engine.notices)
+    else:
+        strategy.run(engine, opened.vocabulary, tokens, sampling)
     return 0
 
 

@@ -50,12 +50,12 @@ def write(
     """The text of each prompt (given in tokens), all at once. The i-th that says a seed has that seed + i. `show` is
     given every piece of text as it stands. Raises ValueError where one can never fit."""
     texts, streams = [Text() for _ in asked], [TextStream(vocabulary, stops, start=start) for _ in asked]
-    for i, (prompt, sampling) in enumerate(asked):
-        seed = None if sampling.seed is None else (sampling.seed + i) % SEEDS
-        engine.submit(Request(str(i), tuple(prompt), msgspec.structs.replace(sampling, seed=seed)))
+    behind = _submit(engine, asked)
     while engine.has_work:
         for event in engine.step():
             i = int(event.id)
+            for request in behind.pop(event.id, ()):
+                engine.submit(request)
             if texts[i].finish:
                 continue
             hidden = (*asked[i][1].stop_tokens, *(() if asked[i][1].ignore_eos else vocabulary.end_tokens))
@@ -65,6 +65,21 @@ def write(
             if streams[i].stopped and event.finish is None:
                 engine.cancel(event.id)
     return texts
+
+
+def _submit(engine: Engine, asked: Sequence[tuple[Sequence[int], Sampling]]) -> dict[str, list[Request]]:
+    """Submit the first of each prompt. Those behind it follow once its prompt is in the cache, to find it there."""
+    leaders: dict[tuple[int, ...], str] = {}
+    behind: dict[str, list[Request]] = {}
+    for i, (prompt, sampling) in enumerate(asked):
+        seed = None if sampling.seed is None else (sampling.seed + i) % SEEDS
+        request = Request(str(i), tuple(prompt), msgspec.structs.replace(sampling, seed=seed))
+        leader = leaders.setdefault(request.prompt, request.id)
+        if leader == request.id:
+            engine.submit(request)
+        else:
+            behind.setdefault(leader, []).append(request)
+    return behind
 
 
 def _feed(text: Text, stream: TextStream, event: Event, hidden: Sequence[int]) -> str:

@@ -41,6 +41,7 @@ class Runner:
         self._engine, self._most_live = engine, most_live
         self._orders: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._streams: dict[str, asyncio.Queue[Event | Broken]] = {}
+        self._behind: dict[str, list[Request]] = {}  # the engine's thread alone touches it
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.stats = engine.stats
         self.failure: str | None = None
@@ -93,7 +94,7 @@ class Runner:
     def cancel(self, id: str) -> None:
         """Let go of one request; nothing more is heard of it."""
         if self._streams.pop(id, None) is not None:
-            self._orders.put(lambda: self._engine.cancel(id))
+            self._orders.put(lambda: self._drop(id))
 
     def _let_go(self, requests: list[Request]) -> None:
         for request in requests:
@@ -121,6 +122,7 @@ class Runner:
             while self._obey():
                 if self._engine.has_work:
                     events = self._engine.step()
+                    self._follow(events)
                     self.stats = self._engine.stats
                     self._tell(self._dispatch, events)
             self._engine.close()
@@ -141,16 +143,31 @@ class Runner:
             return True
 
     def _take(self, requests: list[Request], taken: "asyncio.Future[None]") -> None:
-        done: list[Request] = []
+        """Of requests with the same prompt, the first goes ahead, and the others find in the cache what it computed."""
+        leaders: dict[tuple[int, ...], Request] = {}
         try:
             for request in requests:
-                self._engine.submit(request)
-                done.append(request)
+                leader = leaders.setdefault(request.prompt, request)
+                if leader is request:
+                    self._engine.submit(request)
+                else:
+                    self._behind.setdefault(leader.id, []).append(request)
             self._tell(_resolve, taken, None)
         except ValueError as refusal:
-            for request in done:
+            for request in leaders.values():
                 self._engine.cancel(request.id)
+                self._behind.pop(request.id, None)
             self._tell(_resolve, taken, refusal)
+
+    def _follow(self, events: list[Event]) -> None:
+        for event in events if self._behind else ():
+            for request in self._behind.pop(event.id, ()):
+                self._engine.submit(request)
+
+    def _drop(self, id: str) -> None:
+        for waiting in self._behind.values():
+            waiting[:] = [request for request in waiting if request.id != id]
+        self._engine.cancel(id)
 
     def _tell(self, what: Callable[..., None], *arguments: Any) -> None:
         try:
