@@ -1,8 +1,8 @@
 """Ten thousand random requests at the limit of memory, over a model of every kind.
 
-Lengths go from one token to more than the cache can hold; there are shared prefixes, drafts, forks, cancellations at any
-time, refusals. Afterwards every page and slot is free, every request is accounted for, and a sample of what was said is
-what the plain model says.
+Lengths go from one token to more than the cache can hold; there are shared prefixes, drafts, forks, cancellations at
+any time, refusals. Afterwards every page and slot is free, every request is accounted for, and a sample of what was
+said is what the plain model says.
 
     python benchmarks/soak.py [--requests 10000]
 """
