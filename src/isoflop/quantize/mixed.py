@@ -12,7 +12,7 @@ from scipy.optimize import LinearConstraint, milp
 
 from isoflop.evaluate.windows import Windows
 from isoflop.model import DecoderModel
-from isoflop.model.quantized import DTYPES, Format, groups_of
+from isoflop.model.quantized import DTYPES, Format, Integer, groups_of
 from isoflop.quantize.measure import read
 from isoflop.quantize.run import quantize_model
 from isoflop.quantize.sites import Site, sites_of
@@ -36,6 +36,14 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     unit: str
     format: Format
     nats_alone: float
+
+
+def mixed_formats(like: Format) -> list[Format]:
+    """Integers to choose from, in the groups of `like`: zeros of their own cost a byte a group, and earn it at few
+    bits or nowhere."""
+    both = [(bits, symmetric) for bits in (2, 3, 4) for symmetric in (True, False)]
+    kinds = [*both, (5, True), (6, True), (8, True)]
+    return [Integer(bits=bits, group=like.group, scales=like.scales, symmetric=symmetric) for bits, symmetric in kinds]
 
 
 def stored_bits(site: Site, format: Format) -> int:

@@ -23,7 +23,7 @@ Fold = Callable[[Tensor], None]  # divides, in place, what makes an input, by sc
 
 # What has no place in codes, and why; `isoflop quantize` says so.
 KEPT = {
-    "embedding": "a lookup, no product (a tied one has a copy in codes, which multiplies)",
+    "embedding": "a lookup, no product",
     "positions": "a lookup, no product",
     "router": "its ties decide which experts are read",
     "shared_gate": "a single row",

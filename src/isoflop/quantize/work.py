@@ -13,10 +13,10 @@ from isoflop.data.stream import BatchStream
 from isoflop.evaluate.extension import Watch
 from isoflop.evaluate.windows import Windows, document_windows
 from isoflop.model import DecoderModel
-from isoflop.model.quantized import Format, Integer, QuantizedLinear, QuantizedWeight
+from isoflop.model.quantized import Format, QuantizedLinear, QuantizedWeight
 from isoflop.quantize.aware import train_aware
 from isoflop.quantize.measure import Reading, read
-from isoflop.quantize.mixed import Choice, cheapest, choices, sensitivities
+from isoflop.quantize.mixed import Choice, cheapest, choices, mixed_formats, sensitivities
 from isoflop.quantize.report import Figure, Report, documents_in, figure, kept, law_of, whole_bytes
 from isoflop.quantize.run import DEFAULT, Formats, Options, quantize_model
 from isoflop.quantize.sites import sites_of, untie
@@ -30,6 +30,7 @@ WAYS: dict[Way, str] = {
     "qat": "quantization-aware training",
 }
 AT_ONCE = 4096  # tokens of calibration text in one forward
+MOST_SENSITIVITY = 16384  # tokens read for each layer and format
 
 
 class Question(NamedTuple):
@@ -114,11 +115,8 @@ class _Made(NamedTuple):
 def _formats(plain: DecoderModel, question: Question, text: list[Tensor], watch: Watch) -> tuple[Formats, list[Choice]]:
     if question.bits_per_weight is None:
         return {site.name: question.format for site in sites_of(plain)}, []
-    f = question.format
-    candidates = [
-        Integer(bits=bits, group=f.group, scales=f.scales, symmetric=bits == 8) for bits in (2, 3, 4, 5, 6, 8)
-    ]
-    tokens = torch.cat(text).numpy()
+    candidates = mixed_formats(question.format)
+    tokens = torch.cat(text)[: max(1, MOST_SENSITIVITY // question.context)].numpy()
     windows = Windows(tokens, torch.arange(len(tokens)).numpy())
     found = sensitivities(plain, candidates, windows, watch.stage("sensitivity of each layer"))
     formats = cheapest(found, question.bits_per_weight)
