@@ -12,7 +12,7 @@ from isoflop.architecture.find import find_decoder
 from isoflop.cost.belief import belief_about
 from isoflop.cost.layout import Layout
 from isoflop.cost.memory import training_memory
-from isoflop.cost.search import Question, cheapest_layout, cheapest_training, layouts, no_layout
+from isoflop.cost.search import WORTH, Question, cheapest_layout, cheapest_training, layouts, no_layout
 from isoflop.cost.step_time import ideal_step, step_seconds
 from isoflop.cost.training import estimate_step, novelty, training_estimate
 from isoflop.cost.work import work_of
@@ -121,7 +121,7 @@ def test_the_search_agrees_with_trying_everything() -> None:
     assert found.layout.data * found.layout.micro_batch * found.layout.accumulate == 64
     belief = question.belief.efficiency
     tried = [
-        (float(step_seconds(ideal_step(question.work, H100, layout, "bf16"), belief)), layout)
+        (float(step_seconds(ideal_step(question.work, H100, layout, "bf16"), belief)) * WORTH**layout.ways, layout)
         for layout in layouts(question)
         if training_memory(question.work, layout).total <= H100.usable_bytes
     ]

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for degree in DEGREES:
         name = degree.replace("_", "-")
         group.add_argument(f"--{name}", type=int, default=1, metavar="N", help=f"{name} degree (default 1)")
+    group.add_argument("--interleave", type=int, default=1, metavar="V", help="chunks a pipeline stage (default 1)")
     group.add_argument("--shard", choices=SHARDS, help="what replicas split (default: parameters)")
     group.add_argument("--search", action="store_true", help="find the cheapest layout that fits; exit 1 if none does")
     group.add_argument("--batch", type=int, metavar="S", help="sequences of a step, for --search (default: any)")
@@ -96,6 +97,7 @@ def _asked(args: argparse.Namespace) -> Layout:
         pipeline=args.pipeline,
         context=args.context_parallel,
         expert=args.expert,
+        interleave=args.interleave,
         shard=args.shard or ("parameters" if args.devices > args.tensor * args.pipeline else "none"),
         micro_batch=1 if args.micro_batch is None else args.micro_batch,
         accumulate=args.accumulate,
@@ -127,7 +129,7 @@ def _rates(told: TrainingEstimate) -> "Table":
 
 def _words(layout: Layout) -> str:
     """A layout in one line: what differs from nothing split."""
-    names = ("data", "tensor", "pipeline", "context", "expert", "micro_batch", "accumulate")
+    names = ("data", "tensor", "pipeline", "context", "expert", "interleave", "micro_batch", "accumulate")
     degrees = [f"{name} {getattr(layout, name)}" for name in names if getattr(layout, name) > 1]
     return ", ".join([*degrees, f"shard {layout.shard}", f"recompute {layout.recompute}"])
 

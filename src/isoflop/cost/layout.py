@@ -61,6 +61,11 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return self.data * self.tensor * self.pipeline * self.context
 
     @property
+    def ways(self) -> int:
+        """In how many ways a step is split beyond replicas."""
+        return sum(degree > 1 for degree in (self.tensor, self.pipeline, self.context))
+
+    @property
     def sharded(self) -> int:
         """Devices that split what `shard` names: replicas, and the parts of a sequence, which hold equal weights."""
         return self.data * self.context
