@@ -1,7 +1,6 @@
 """`isoflop calibrate`, shortened: what it writes, and whether a step that it did not time is predicted."""
 
 import json
-import math
 from pathlib import Path
 
 import msgspec
@@ -94,6 +93,16 @@ def test_efficiencies_are_found_again() -> None:
     found = fitted_to(far, [(ideal, truth.seconds(ideal).value) for ideal in ideals])
     for ideal in ideals:
         assert found.seconds(ideal).value == pytest.approx(truth.seconds(ideal).value, rel=0.02)
-    slower = shared(found, [2.0, 2.0])
-    assert slower.seconds(ideals[0]).value == pytest.approx(2 * found.seconds(ideals[0]).value, rel=1e-6)
-    assert shared(found, [1.0, 4.0]).noise == pytest.approx(math.hypot(found.noise, math.log(4) / 2))
+
+
+def test_a_busy_device() -> None:
+    """Alone or as busy as it was: the interval reaches past both; a quiet device's stays as it is."""
+    hardware = find_accelerator("A100-SXM4-80GB")
+    belief, ideal = belief_about(hardware), steps.ideal_of(steps.ON_GPU[-1], hardware, "bf16")
+    alone = belief.seconds(ideal).value
+    busy = msgspec.structs.replace(shared(belief, [4.0, 4.0]), stretch=1.2816)
+    told = busy.seconds(ideal)
+    assert told.low < alone and 4 * alone < told.high and told.value == pytest.approx(2 * alone, rel=1e-6)
+    assert "busy: steps took 4.0 times" in busy.note
+    assert shared(belief, [1.0, 1.0]) == belief
+    assert shared(belief, [1.0, 1.2]).noise > belief.noise

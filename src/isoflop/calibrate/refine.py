@@ -12,6 +12,8 @@ from isoflop.cost.belief import Belief
 from isoflop.cost.efficiency import Efficiency
 from isoflop.cost.step_time import Ideal, step_seconds
 
+BUSY = 0.1  # logarithm of how much longer steps took by the clock, from which on it is said
+
 
 def fitted_to(belief: Belief, steps: Sequence[tuple[Ideal, float]]) -> Belief:
     """The most probable efficiencies given the belief and measured seconds of steps, and how sure they are then. The
@@ -39,12 +41,15 @@ def fitted_to(belief: Belief, steps: Sequence[tuple[Ideal, float]]) -> Belief:
 
 
 def shared(belief: Belief, slower: Sequence[float]) -> Belief:
-    """The belief on a device that other work shares: steps took `slower` times what they took on the processor. Every
-    rate falls by their mean; how unsteady they were adds to the noise."""
+    """The belief on a device that other work shares: steps took `slower` times what they took on the processor. What
+    comes may have the device alone or find it as busy: rates fall by half of the mean (of logarithms), and an interval
+    reaches past both; how unsteady the steps were adds to it. On a quiet device nothing changes."""
     logs = [math.log(max(1.0, factor)) for factor in slower]
-    factor = statistics.fmean(logs)
+    half = statistics.fmean(logs) / 2
     changed = belief.efficiency
-    rates = [math.log(rate) - factor for rate in changed]
+    rates = [math.log(rate) - half for rate in changed]
     overhead, spread = Efficiency._fields.index("overhead_s"), Efficiency._fields.index("spread")
-    rates[overhead], rates[spread] = math.log(changed.overhead_s) + factor, belief.mean[spread]
-    return msgspec.structs.replace(belief, mean=tuple(rates), noise=math.hypot(belief.noise, statistics.pstdev(logs)))
+    rates[overhead], rates[spread] = math.log(changed.overhead_s) + half, belief.mean[spread]
+    busy = f"; the device was busy: steps took {math.exp(2 * half):.1f} times their own" if half > BUSY / 2 else ""
+    noise = math.hypot(belief.noise, half, statistics.pstdev(logs))
+    return msgspec.structs.replace(belief, mean=tuple(rates), noise=noise, note=belief.note + busy)
