@@ -128,7 +128,7 @@ def written(folder: Path, model: DecoderModel, weights: Weights) -> None:
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     decoder=decoders(),
     method=st.sampled_from(METHODS),

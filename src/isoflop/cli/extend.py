@@ -61,11 +61,13 @@ def run(args: argparse.Namespace) -> int:
     from isoflop.cli.extend_text import print_result, watch
     from isoflop.train.extend import Diverged
     from isoflop.weights.load import find_weights, load
+    from isoflop.weights.quantized import require_plain
     from isoflop.weights.writer import refuse_existing
 
     refuse_existing(args.out)
     source = find_weights(args.model)
     model = load(source, torch.float32)
+    require_plain(model, str(args.model))
     for method in methods:
         extended(model.decoder, args.context, method)  # refused before any text is read
     try:

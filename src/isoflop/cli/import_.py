@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from isoflop.cli.transfer import progress
     from isoflop.cost import parameters
     from isoflop.weights import folder
-    from isoflop.weights.convert import our_form
+    from isoflop.weights.folder import TensorFolder
     from isoflop.weights.hugging_face import import_folder
 
     dtype = folder.DTYPES[DTYPES[args.dtype]] if args.dtype else None
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         digest=theirs.decoder.digest,
         params=parameters(theirs.decoder).total,
         dtype=str(kept).removeprefix("torch."),
-        bytes=sum(our_form(name, shape, kept).nbytes for name, shape in theirs.shapes.items()),
+        bytes=sum(entry.nbytes for entry in TensorFolder(Path(args.out), codes=True).entries.values()),
         ignored=theirs.ignored,
     )
     _print(document, args.json)

@@ -13,7 +13,7 @@ from isoflop.data.stream import BatchStream
 from isoflop.evaluate.extension import Watch
 from isoflop.evaluate.windows import Windows, document_windows
 from isoflop.model import DecoderModel
-from isoflop.model.quantized import Format, QuantizedLinear, QuantizedWeight
+from isoflop.model.quantized import Format, QuantizedWeight
 from isoflop.quantize.aware import train_aware
 from isoflop.quantize.measure import Reading, read
 from isoflop.quantize.mixed import Choice, cheapest, choices, mixed_formats, sensitivities
@@ -21,6 +21,7 @@ from isoflop.quantize.report import Figure, Report, documents_in, figure, kept, 
 from isoflop.quantize.run import DEFAULT, Formats, Options, quantize_model
 from isoflop.quantize.sites import sites_of, untie
 from isoflop.train.extend import FineTuning
+from isoflop.weights.quantized import require_plain
 
 Way = Literal["rtn", "gptq", "awq", "qat"]
 WAYS: dict[Way, str] = {
@@ -64,8 +65,7 @@ def quantize(
     model: DecoderModel, question: Question, dataset: Dataset, environment: dict[str, str], watch: Watch
 ) -> Quantized:
     """Quantize in every way asked for, and measure. Raises ValueError for what cannot be, Diverged."""
-    if any(isinstance(module, QuantizedLinear) for module in model.modules()):
-        raise ValueError(f"{question.model}: is quantized already; quantize the model that it was made from")
+    require_plain(model, question.model)
     windows = document_windows(dataset.valid, question.context, question.eval_tokens)
     text = calibration_text(dataset, question)
     original = read(model, windows, watch.stage("loss of the original"))

@@ -168,3 +168,9 @@ def install(model: DecoderModel, weights: Mapping[str, QuantizedWeight]) -> None
         else:
             values = dense(weight, tuple(getattr(module, last).shape)).to(model.dtype)
             setattr(module, last, torch.nn.Parameter(values))
+
+
+def require_plain(model: DecoderModel, path: str) -> None:
+    """Raises ValueError where a model has matrices of codes, which nothing can be learnt with."""
+    if any(isinstance(module, QuantizedLinear) for module in model.modules()):
+        raise ValueError(f"{path}: is quantized already; take the model that it was made from")
