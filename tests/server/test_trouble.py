@@ -1,5 +1,6 @@
 """Clients that are wrong, leave, stall or shout; after each, nothing is held and the next one is served."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -10,6 +11,9 @@ from typing import Any
 
 import pytest
 from serving import CONTEXT, Served, serving, until
+
+from isoflop.engine.request import Event, Request
+from isoflop.engine.server.runner import Broken, Runner
 
 TEXT = "/v1/completions"
 CHAT = "/v1/chat/completions"
@@ -202,3 +206,36 @@ def test_killed_in_the_middle(checkpoint: Path) -> None:
         assert second.port == first.port
         assert second.ask("POST", TEXT, {"prompt": "a", "max_tokens": 3})[0] == 200
         assert second.end() == 0
+
+
+class Breaking:
+    """An engine that breaks at its first step."""
+
+    has_work = False
+    stats: dict[str, int] = {}
+
+    def submit(self, request: Request) -> None:
+        self.has_work = True
+
+    def step(self) -> list[Event]:
+        raise RuntimeError("broke")
+
+    def cancel(self, id: str) -> None: ...
+    def close(self) -> None: ...
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it is to be seen in the log
+def test_an_engine_that_breaks() -> None:
+    """Whoever waits is told, and whoever comes later."""
+
+    async def ask() -> None:
+        runner = Runner(Breaking(), 10)
+        runner.start()
+        with pytest.raises(Broken, match="RuntimeError: broke"):
+            async for _ in await runner.submit([Request("a", (1,))]):
+                pass
+        with pytest.raises(Broken):
+            await runner.submit([Request("b", (1,))])
+        assert runner.live == 0 and runner.failure is not None
+
+    asyncio.run(ask())

@@ -11,6 +11,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
 
 from isoflop.engine.server.errors import ApiError
 from isoflop.engine.server.protocol import (
@@ -155,8 +156,26 @@ def best(choices: list[Choice], n_prompts: int, n: int) -> list[Choice]:
 async def _answer(form: _Form, body: Choices, request: Request) -> Response:
     if body.stream:
         counted = body.stream_options is not None and body.stream_options.include_usage
-        return StreamingResponse(_events(form, counted), media_type="text/event-stream", headers=_STREAM_HEADERS)
-    return await unless_gone(request, _collected(form))
+        return _Streamed(form, counted)
+    try:
+        return await unless_gone(request, _collected(form))
+    finally:
+        form.work.release()
+
+
+class _Streamed(StreamingResponse):
+    """Events; a client that has left before the first is let go of too."""
+
+    def __init__(self, form: _Form, counted: bool) -> None:
+        super().__init__(_events(form, counted), media_type="text/event-stream", headers=_STREAM_HEADERS)
+        self._work = form.work
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._work.release()
 
 
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}

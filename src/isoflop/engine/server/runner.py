@@ -41,6 +41,7 @@ class Runner:
         self._engine, self._most_live = engine, most_live
         self._orders: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._streams: dict[str, asyncio.Queue[Event | Broken]] = {}
+        self._asking: set[asyncio.Future[None]] = set()
         self._behind: dict[str, list[Request]] = {}  # the engine's thread alone touches it
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.stats = engine.stats
@@ -71,12 +72,15 @@ class Runner:
         for request in requests:
             self._streams[request.id] = events
         taken: asyncio.Future[None] = self._loop.create_future()
+        self._asking.add(taken)
         self._orders.put(lambda: self._take(requests, taken))
         try:
             await taken
         except BaseException:
             self._let_go(requests)
             raise
+        finally:
+            self._asking.discard(taken)
         return self._events(requests, events)
 
     async def _events(self, requests: list[Request], events: "asyncio.Queue[Event | Broken]") -> AsyncIterator[Event]:
@@ -114,6 +118,8 @@ class Runner:
         for waiting in {id(events): events for events in self._streams.values()}.values():
             waiting.put_nowait(Broken(failure))
         self._streams.clear()
+        for taken in self._asking:
+            _resolve(taken, Broken(failure))
 
     # The engine's thread, from here on.
 
@@ -176,7 +182,7 @@ class Runner:
             return
 
 
-def _resolve(taken: "asyncio.Future[None]", refusal: ValueError | None) -> None:
+def _resolve(taken: "asyncio.Future[None]", refusal: Exception | None) -> None:
     if taken.done():  # cancelled meanwhile
         return
     if refusal is None:

@@ -58,6 +58,11 @@ class Work:
         """In order of their index."""
         return list(self._by_id.values())
 
+    def release(self) -> None:
+        """Leave nothing in the engine, whether `pieces` was read or not."""
+        for id in self._by_id:
+            self._service.runner.cancel(id)
+
     async def pieces(self) -> AsyncIterator[Piece]:
         """Every piece of every choice as it comes. Raises ApiError 504 where it takes too long, 500 where the engine
         breaks."""
