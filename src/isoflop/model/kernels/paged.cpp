@@ -28,6 +28,20 @@ struct Rows {
 
 constexpr int MOST = 4;  // heads of a task
 
+static INLINE void totals(const Vec (&x)[4], float* to) {
+#if defined(__AVX512F__)
+    __m256 half[4];
+    UNROLL for (int i = 0; i < 4; ++i) {
+        __m512 whole = (__m512)x[i];
+        half[i] = _mm512_castps512_ps256(whole) + _mm512_castps512_ps256(_mm512_shuffle_f32x4(whole, whole, 0x4e));
+    }
+    __m256 sums = _mm256_hadd_ps(_mm256_hadd_ps(half[0], half[1]), _mm256_hadd_ps(half[2], half[3]));
+    _mm_storeu_ps(to, _mm256_castps256_ps128(sums) + _mm256_extractf128_ps(sums, 1));
+#else
+    for (int i = 0; i < 4; ++i) to[i] = total(x[i]);
+#endif
+}
+
 static void turn(float* to, const float* x, const Rows& c, int64_t row) {
     memcpy(to, x, 4 * c.D);
     if (!c.cos) return;
@@ -89,20 +103,10 @@ struct Reader {
     void all(const Stored& keys, const Stored& values, int64_t row, int64_t h, int64_t first, int64_t n) {
         const int64_t* table = c.where[row].table;
         int64_t room = up(n, L), width = up(c.D, L);
-        along(table, first, n, [&](int64_t j, int64_t place) {
-            typename Stored::Row key = keys.row(place);
-            Vec sums[R];
-            UNROLL for (int i = 0; i < R; ++i) sums[i] = Vec{};
-            int64_t d = 0;
-            for (; d + L <= c.D; d += L) {
-                Vec x = keys.load(key, d, L);
-                UNROLL for (int i = 0; i < R; ++i) sums[i] += at(q + i * width + d) * x;
-            }
-            if (d < c.D) {
-                Vec x = keys.load(key, d, c.D - d);
-                UNROLL for (int i = 0; i < R; ++i) sums[i] += some(q + i * width + d, c.D - d) * x;
-            }
-            UNROLL for (int i = 0; i < R; ++i) p[i * room + j] = total(sums[i]);
+        along(table, first, n, [&](int64_t j, int64_t place, int64_t run) {
+            int64_t i = 0;
+            for (; i + 4 <= run; i += 4) dots<R, 4>(keys, place + i, p + j + i, room, width);
+            for (; i < run; ++i) dots<R, 1>(keys, place + i, p + j + i, room, width);
         });
         for (int i = 0; i < R; ++i)
             weigh(Scores(asked, h + i), c.sinks ? c.sinks + h + i : nullptr, p + i * room, n, room);
@@ -110,6 +114,28 @@ struct Reader {
         int64_t e = 0;
         for (; e + 4 * L <= c.E; e += 4 * L) columns<R, 4>(values, table, first, n, room, out, e);
         for (; e < c.E; e += L) columns<R, 1>(values, table, first, n, room, out, e);
+    }
+
+    // to[i][j] = product of head i with the key j places on, of J
+    template <int R, int J>
+    INLINE void dots(const Stored& keys, int64_t place, float* to, int64_t room, int64_t width) const {
+        typename Stored::Row key[J];
+        Vec sums[R][4];
+        UNROLL for (int j = 0; j < J; ++j) key[j] = keys.row(place + j);
+        UNROLL for (int i = 0; i < R; ++i)
+            UNROLL for (int j = 0; j < J; ++j) sums[i][j] = Vec{};
+        for (int64_t d = 0; d < c.D; d += L) {
+            Vec x[J];
+            UNROLL for (int j = 0; j < J; ++j) x[j] = keys.load(key[j], d, c.D - d);
+            UNROLL for (int i = 0; i < R; ++i) {
+                Vec y = some(q + i * width + d, c.D - d);
+                UNROLL for (int j = 0; j < J; ++j) sums[i][j] += y * x[j];
+            }
+        }
+        UNROLL for (int i = 0; i < R; ++i) {
+            if (J == 4) totals(sums[i], to + i * room);
+            else to[i * room] = total(sums[i][0]);
+        }
     }
 
     // V vectors of the output, from column e on
@@ -120,25 +146,27 @@ struct Reader {
         Vec sums[R][V];
         UNROLL for (int i = 0; i < R; ++i)
             UNROLL for (int v = 0; v < V; ++v) sums[i][v] = Vec{};
-        along(table, first, n, [&](int64_t j, int64_t place) {
-            typename Stored::Row value = values.row(place);
-            Vec x[V];
-            UNROLL for (int v = 0; v < V; ++v) x[v] = values.load(value, e + v * L, left - v * L);
-            UNROLL for (int i = 0; i < R; ++i)
-                UNROLL for (int v = 0; v < V; ++v) sums[i][v] += p[i * room + j] * x[v];
+        along(table, first, n, [&](int64_t j, int64_t place, int64_t run) {
+            for (int64_t k = 0; k < run; ++k) {
+                typename Stored::Row value = values.row(place + k);
+                Vec x[V];
+                UNROLL for (int v = 0; v < V; ++v) x[v] = values.load(value, e + v * L, V > 1 ? L : left);
+                UNROLL for (int i = 0; i < R; ++i)
+                    UNROLL for (int v = 0; v < V; ++v) sums[i][v] += p[i * room + j + k] * x[v];
+            }
         });
         for (int i = 0; i < R; ++i)
             for (int v = 0; v < V; ++v)
                 memcpy(out + i * c.E + e + v * L, &sums[i][v], 4 * std::min<int64_t>(L, left - v * L));
     }
 
-    // Of n tokens from the first on: their number, and their place
+    // Of n tokens from the first on, those that lie next to each other: the first's number, its place, and how many
     template <class Visit>
     INLINE void along(const int64_t* table, int64_t first, int64_t n, const Visit& visit) const {
         for (int64_t j = 0; j < n;) {
             int64_t offset = (first + j) % c.page, run = std::min(c.page - offset, n - j);
             int64_t place = table[(first + j) / c.page] * c.page + offset;
-            for (int64_t i = 0; i < run; ++i) visit(j + i, place + i);
+            visit(j, place, run);
             j += run;
         }
     }

@@ -4,6 +4,10 @@
 
 #include <cmath>
 
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
 #include "vectors.h"
 
 typedef uint16_t Half;
@@ -45,6 +49,11 @@ static INLINE float divisor(Half scale) {
     return x == 0 ? 1.0f : x;
 }
 
+template <class Bytes>
+static INLINE Vec floats(Bytes x) {  // in two steps, each an instruction: gcc makes one of many of a single step
+    return __builtin_convertvector(__builtin_convertvector(x, Ints), Vec);
+}
+
 // Each has: row(place) of one head's vector; load of the L numbers from d on, of which `left` are there; save.
 // `heads` vectors of `width` numbers lie at each place.
 
@@ -71,8 +80,13 @@ struct Bf16 {
     Row row(int64_t place) const { return base + place * step; }
     Vec load(Row r, int64_t d, int64_t left) const {
         Shorts x{};
-        memcpy(&x, r + d, 2 * std::min<int64_t>(L, left));
+        if (left >= L) memcpy(&x, r + d, sizeof x);
+        else memcpy(&x, r + d, 2 * left);
+#if defined(__AVX512F__)
+        return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)x), 16);
+#else
         return (Vec)(__builtin_convertvector(x, Ints) << 16);
+#endif
     }
     void save(int64_t place, const float* x) const {
         Row r = row(place);
@@ -104,14 +118,15 @@ struct Coded {  // where codes and scales lie
 
 struct Int8 : Coded {
     static constexpr int64_t GROUP = 128;
-    typedef int8_t Bytes __attribute__((vector_size(L)));
+    typedef uint8_t Bytes __attribute__((vector_size(L)));
 
     Int8(void* codes, void* scales, int64_t heads, int64_t width, int64_t head)
         : Coded(codes, scales, width, (width + GROUP - 1) / GROUP, heads, head, width) {}
     Vec load(Row r, int64_t d, int64_t left) const {
         Bytes x{};
-        memcpy(&x, r.codes + d, std::min<int64_t>(L, left));
-        return __builtin_convertvector(x, Vec) * wide(r.scales[d / GROUP]);
+        if (left >= L) memcpy(&x, r.codes + d, sizeof x);
+        else memcpy(&x, r.codes + d, left);
+        return (floats(x ^ 128) - 128.0f) * wide(r.scales[d / GROUP]);  // gcc widens signed bytes one by one
     }
     void save(int64_t place, const float* x) const {
         Row r = row(place);
@@ -142,7 +157,7 @@ struct Int4 : Coded {
             Bytes x;
             memcpy(&x, group + inside % (GROUP / 2), L);
             Bytes code = inside < GROUP / 2 ? x & 15 : x >> 4;
-            return (__builtin_convertvector(code, Vec) - 8.0f) * scale;
+            return (floats(code) - 8.0f) * scale;
         }
         Vec y{};
         int64_t half = (width - g * GROUP + 1) / 2;
