@@ -14,6 +14,8 @@ import torch
 import isoflop
 from isoflop.architecture import Dense
 from isoflop.cli.main import main
+from isoflop.data.tokenizer import train_byte_pair
+from isoflop.engine.vocabulary import open_vocabulary
 from isoflop.model import DecoderModel
 from isoflop.train.init import initialize
 from isoflop.train.recipe import Recipe
@@ -144,3 +146,33 @@ def test_strategies(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> Non
     for more in (["majority"], ["beam", "--stop", "a"], ["budget", "--n", "2"], ["best-of", "--answer", "a"]):
         assert main([str(a) for a in (*asked, "--strategy", *more)]) == 2
     capsys.readouterr()
+
+
+def test_a_checkpoint_with_its_own_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Byte pairs, end tokens of a turn, and a chat template of its own."""
+    files = tmp_path / "files"
+    files.mkdir()
+    text = b"the turn of the user is the turn of the user " * 50
+    (files / "tokenizer.json").write_text(train_byte_pair([text], 270).json)
+    (files / "generation_config.json").write_text('{"eos_token_id": [0, 5]}')
+    (files / "chat_template.jinja").write_text(
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    )
+    model = DecoderModel(Dense().build(32, 270, 128))
+    initialize(model, 0, Recipe(lr=1e-3, batch=1))
+    save_model(tmp_path / "pairs", model, "a test", files, special_tokens={"bos_token_id": 0, "eos_token_id": 0})
+    monkeypatch.setattr("sys.stdin", io.StringIO("the user\n"))
+    assert main(["chat", str(tmp_path / "pairs"), "--max-tokens", "4", "--json"]) == 0
+    turn = json.loads(capsys.readouterr().out)
+    rendered = open_vocabulary(tmp_path / "pairs", 270).encode("<user>the user<assistant>")
+    assert turn["prompt_tokens"] == len(rendered) < len("<user>the user<assistant>")
+    assert open_vocabulary(tmp_path / "pairs", 270).end_tokens == (0, 5)
+    found = document(capsys, "generate", tmp_path / "pairs", "the turn", "--n", 2, "--json-schema", _schema(tmp_path))
+    assert all(json.loads(output["text"]) in ("the turn", "the user") for output in found["outputs"])
+
+
+def _schema(folder: Path) -> Path:
+    (folder / "schema.json").write_text('{"enum": ["the turn", "the user"]}')
+    return folder / "schema.json"

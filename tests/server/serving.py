@@ -23,16 +23,11 @@ CONTEXT = 512
 START_S = 120.0
 
 
-def write_checkpoint(folder: Path, template: str | None = None) -> Path:
+def write_checkpoint(folder: Path) -> Path:
     """A model of bytes that knows nothing."""
     model = DecoderModel(Dense().build(32, 256, CONTEXT))
     initialize(model, 0, Recipe(lr=1e-3, batch=1))
-    source = None
-    if template is not None:
-        source = folder.with_name("tokenizer-files")
-        source.mkdir()
-        (source / "chat_template.jinja").write_text(template)
-    save_model(folder, model, "a test", source, special_tokens={"bos_token_id": 0, "eos_token_id": 0})
+    save_model(folder, model, "a test", special_tokens={"bos_token_id": 0, "eos_token_id": 0})
     return folder
 
 
