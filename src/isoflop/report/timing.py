@@ -56,7 +56,7 @@ def _against_calibration(rows: list[RunRow], expected: Timing) -> str:
 
 def _against_plan(rows: list[RunRow], plan: Any) -> str:
     jobs = as_dict(as_dict(plan).get("plan")).get("jobs") or []
-    planned = {run["run"]: run.get("estimated_s") for job in jobs for run in job.get("runs", [])}
+    planned = {run.get("run"): run.get("estimated_s") for job in jobs for run in job.get("runs", [])}
     known = [(row, planned[row.run]) for row in rows if planned.get(row.run)]
     if not known:
         return ""
