@@ -179,33 +179,36 @@ static void tile_floats(const Matrix& w, int64_t band, const Rows& rows, int64_t
 }
 
 template <int R>
-static void tile_of(const Matrix& w, int64_t kind, const uint8_t* codes, int64_t band, const Rows& rows, int64_t row,
-                    const Output& out) {
+static void tile_of(const Matrix& w, int64_t kind, const uint8_t* codes, const uint8_t* ahead, int64_t band,
+                    const Rows& rows, int64_t row, const Output& out) {
     if (kind == FLOAT8) tile_floats<R>(w, band, rows, row, out);
-    else if (kind == BYTES) tile<R, BYTES>(w, codes, band, rows, row, out);
-    else if (kind == HALVES) tile<R, HALVES>(w, codes, band, rows, row, out);
-    else tile<R, LOOKUP>(w, codes, band, rows, row, out);
+    else if (kind == BYTES) tile<R, BYTES>(w, codes, ahead, band, rows, row, out);
+    else if (kind == HALVES) tile<R, HALVES>(w, codes, ahead, band, rows, row, out);
+    else tile<R, LOOKUP>(w, codes, ahead, band, rows, row, out);
 }
 
-// Rows [from, to) times one band. Halves that meet more than a tile are opened once, into `spare`.
+// Rows [from, to) times one band. Halves that meet more than two tiles are opened once, into `spare`.
 static void band_rows(const Matrix& w, int64_t band, const Rows& rows, int64_t from, int64_t to, const Output& out,
                       uint8_t* spare) {
     const uint8_t* codes = w.codes + band * w.band_bytes();
+    // two thousand bytes on, or where the codes are opened before they are used, all of the next band
+    const bool opened = (w.kind == HALVES || w.kind == LOOKUP) && to - from > 2 * MOST;
+    const uint8_t* ahead = codes + (opened ? w.band_bytes() : 2048);
     int64_t kind = w.kind;
-    if ((kind == HALVES || kind == LOOKUP) && to - from > MOST) {
+    if (opened) {
         if (kind == HALVES) open_band<HALVES>(codes, spare, w.columns());
         else open_band<LOOKUP>(codes, spare, w.columns());
         codes = spare, kind = BYTES;
     }
     for (int64_t tiles = (to - from + MOST - 1) / MOST; tiles > 0; --tiles) {
         const int64_t take = (to - from + tiles - 1) / tiles;
-        if (take == 1) tile_of<1>(w, kind, codes, band, rows, from, out);
-        else if (take == 2) tile_of<2>(w, kind, codes, band, rows, from, out);
-        else if (take == 3) tile_of<3>(w, kind, codes, band, rows, from, out);
-        else if (take == 4) tile_of<4>(w, kind, codes, band, rows, from, out);
-        else if (take == 5) tile_of<5>(w, kind, codes, band, rows, from, out);
-        else tile_of<6>(w, kind, codes, band, rows, from, out);
-        from += take;
+        if (take == 1) tile_of<1>(w, kind, codes, ahead, band, rows, from, out);
+        else if (take == 2) tile_of<2>(w, kind, codes, ahead, band, rows, from, out);
+        else if (take == 3) tile_of<3>(w, kind, codes, ahead, band, rows, from, out);
+        else if (take == 4) tile_of<4>(w, kind, codes, ahead, band, rows, from, out);
+        else if (take == 5) tile_of<5>(w, kind, codes, ahead, band, rows, from, out);
+        else tile_of<6>(w, kind, codes, ahead, band, rows, from, out);
+        from += take, ahead = nullptr;
     }
 }
 

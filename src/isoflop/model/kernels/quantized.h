@@ -152,11 +152,12 @@ static INLINE void store(const Output& out, int64_t row, int64_t o, int64_t O, F
     for (int64_t i = 0; i < O - o; ++i) y[i] = x[i] + (out.bias ? out.bias[o + i] : 0) + (add ? add[i] : 0);
 }
 
-// R rows from `row` on times a band, whose codes may lie elsewhere, as another kind.
+// R rows from `row` on times a band, whose codes may lie elsewhere, as another kind. What lies `ahead` is fetched.
 template <int R, int64_t KIND>
-static void tile(const Matrix& w, const uint8_t* codes, int64_t band, const Rows& rows, int64_t row,
-                 const Output& out) {
+static void tile(const Matrix& w, const uint8_t* codes, const uint8_t* ahead, int64_t band, const Rows& rows,
+                 int64_t row, const Output& out) {
     const Bytes table = normal_table();
+    const bool whole = w.kind == BYTES;
     const int8_t* x[R];
     Floats sums[R][2];
     for (int r = 0; r < R; ++r) x[r] = rows.codes + (row + r) * w.columns();
@@ -173,10 +174,11 @@ static void tile(const Matrix& w, const uint8_t* codes, int64_t band, const Rows
                     open_halves<KIND>(codes + s * 64, table, a[s], b[s]);
                 }
             }
-            if (R <= 2) {
-                __builtin_prefetch(codes + 2048);
-                __builtin_prefetch(codes + 2048 + 64);
-                if (KIND == BYTES) __builtin_prefetch(codes + 2048 + 128), __builtin_prefetch(codes + 2048 + 192);
+            if (ahead) {
+                __builtin_prefetch(ahead);
+                __builtin_prefetch(ahead + 64);
+                if (whole) __builtin_prefetch(ahead + 128), __builtin_prefetch(ahead + 192);
+                ahead += whole ? 256 : 128;
             }
             codes += KIND == BYTES ? 256 : 128;
             UNROLL for (int r = 0; r < R; ++r) {

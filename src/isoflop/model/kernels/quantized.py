@@ -125,8 +125,9 @@ def linear(
     x_MI: Tensor, w: Packed, norm: Tensor | None = None, eps: float = 0.0, add_MO: Tensor | None = None
 ) -> Tensor:
     """x (or its RMS norm, with weights `norm`) times the matrix (plus add), [M, O]; all contiguous fp32."""
-    y_MO = x_MI.new_empty(len(x_MI), w.shape[0])
-    _run(0, w.call, x_MI.data_ptr(), _pointer(norm), eps, _pointer(add_MO), y_MO.data_ptr(), len(x_MI))
+    n_rows = x_MI.shape[0]  # len(x_MI) would take as long as all the rest
+    y_MO = x_MI.new_empty(n_rows, w.shape[0])
+    _run(0, w.call, x_MI.data_ptr(), _pointer(norm), eps, _pointer(add_MO), y_MO.data_ptr(), n_rows)
     return y_MO
 
 
@@ -134,8 +135,9 @@ def mlp(
     x_MI: Tensor, gate_up: Packed, down: Packed, norm: Tensor | None = None, eps: float = 0.0, add: Tensor | None = None
 ) -> Tensor:
     """down(silu(gate) * up) (plus add), [M, O], gate and up the halves of x (or its RMS norm) times gate_up."""
-    y_MO = x_MI.new_empty(len(x_MI), down.shape[0])
-    _run(1, gate_up.call, down.call, x_MI.data_ptr(), _pointer(norm), eps, _pointer(add), y_MO.data_ptr(), len(x_MI))
+    n_rows = x_MI.shape[0]
+    y_MO = x_MI.new_empty(n_rows, down.shape[0])
+    _run(1, gate_up.call, down.call, x_MI.data_ptr(), _pointer(norm), eps, _pointer(add), y_MO.data_ptr(), n_rows)
     return y_MO
 
 

@@ -38,7 +38,7 @@ def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     y = x_MI.new_empty(*x.shape[:-1], d_out)
     pointers = x_MI.data_ptr(), weight_OI.data_ptr(), 0 if bias is None else bias.data_ptr(), y.data_ptr()
     bf16 = weight_OI.dtype == torch.bfloat16
-    _both()[0](_CALL.pack(*pointers, len(x_MI), d_in, d_out, bf16, torch.get_num_threads()))
+    _both()[0](_CALL.pack(*pointers, x_MI.shape[0], d_in, d_out, bf16, torch.get_num_threads()))
     return y if x.dtype == torch.float32 else y.to(x.dtype)
 
 
