@@ -1,8 +1,8 @@
 """Tokens a second of the engine on a CPU beside llama.cpp and transformers: the same shape, random weights, the same
 threads, in turn.
 
-    python benchmarks/inference.py --rounds 4                                 the engine and transformers
-    python benchmarks/inference.py --rounds 4 --peers PEERS/bin/python        and llama.cpp
+    python benchmarks/inference.py --rounds 3                                 the engine and transformers
+    python benchmarks/inference.py --rounds 3 --peers PEERS/bin/python        and llama.cpp
 
 PEERS is an environment of its own: python -m venv PEERS && PEERS/bin/pip install llama-cpp-python gguf. Each side is a
 process that waits while others run; of its slices the best counts. Decoding: a batch of sequences after 32 tokens
@@ -128,7 +128,7 @@ def bandwidth_of(threads: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", help="a Python with llama-cpp-python and gguf")
     parser.add_argument("--threads", type=int, nargs="+", choices=(1, 2), default=(1, 2))
     parser.add_argument("--only", default="", help="parts of sides' names, with commas between")
