@@ -70,6 +70,7 @@ class LatentAttention(nn.Module):
         self.kv_norm = RmsNorm(latent_norm, m.kv_rank)
         self.kv_up = Linear(m.kv_rank, m.n_heads * (m.d_nope + m.d_value))
         self.out = Linear(m.n_heads * m.d_value, d_model, m.bias)
+        self._kept: tuple[nn.Module, Tensor] | None = None  # a tuple, so that the module is no second child
 
     def forward(self, x_BTM: Tensor, place: Place, state: LatentsAttended | None = None) -> Tensor:
         q_BTHD, latent_BTR, key_BTP = self._project(x_BTM, place)
@@ -127,7 +128,14 @@ class LatentAttention(nn.Module):
     def _up(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """What makes keys [H, N, R] and values [H, V, R] of latents."""
         m = self.mixer
-        key_HNR, value_HVR = (
-            self.kv_up.dense_weight(dtype).unflatten(0, (m.n_heads, -1)).split((m.d_nope, m.d_value), dim=1)
-        )
-        return key_HNR, value_HVR
+        up_HXR = self._dense_up(dtype).unflatten(0, (m.n_heads, -1))
+        return up_HXR[:, : m.d_nope], up_HXR[:, m.d_nope :]
+
+    def _dense_up(self, dtype: torch.dtype) -> Tensor:
+        """The matrix that makes keys and values; of a quantized one a dense copy is kept while nothing is learnt, as
+        every decoded token needs it."""
+        if type(self.kv_up) is Linear or torch.is_grad_enabled():
+            return self.kv_up.dense_weight(dtype)
+        if self._kept is None or self._kept[0] is not self.kv_up or self._kept[1].dtype is not dtype:
+            self._kept = self.kv_up, self.kv_up.dense_weight(dtype)
+        return self._kept[1]
