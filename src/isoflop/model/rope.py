@@ -82,8 +82,9 @@ class RopeTables(nn.Module):
 
     def _grow(self, end: int) -> None:
         if end > len(self.cos):
-            cos, sin = rope_tables(self.rope, self.d_rotated, 2 ** math.ceil(math.log2(end)))
-            self.cos, self.sin = cos.to(self.cos.device), sin.to(self.cos.device)
+            with torch.inference_mode(False):  # they outlive whoever asks, and may be trained with
+                cos, sin = rope_tables(self.rope, self.d_rotated, 2 ** math.ceil(math.log2(end)))
+                self.cos, self.sin = cos.to(self.cos.device), sin.to(self.cos.device)
 
 
 def rope_tables(rope: architecture.Rope, d_rotated: int, n_positions: int) -> tuple[Tensor, Tensor]:
