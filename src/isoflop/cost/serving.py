@@ -32,7 +32,7 @@ WeightType = Literal["bf16", "fp16", "fp8", "int8", "int4"]
 Bound = Literal["weights", "cache", "compute", "overhead"]
 WEIGHT_TYPES: tuple[WeightType, ...] = get_args(WeightType)
 # Bytes of a weight, scales among them: one of two bytes for each group of 128 weights.
-_BYTES: dict[WeightType, float] = {"bf16": 2, "fp16": 2, "fp8": 1, "int8": 1 + 2 / 128, "int4": 0.5 + 2 / 128}
+BYTES_A_WEIGHT: dict[WeightType, float] = {"bf16": 2, "fp16": 2, "fp8": 1, "int8": 1 + 2 / 128, "int4": 0.5 + 2 / 128}
 
 PRODUCTS, BANDWIDTH = 0.70, 0.80  # of the stated rates
 LAYER_S, WAIT_S = 25e-6, 24e-6  # a layer's kernels; a sum over devices, however small
@@ -59,6 +59,11 @@ class Speculation(msgspec.Struct, frozen=True):
     def tokens(self) -> float:
         """Tokens that one pass of the large model yields on average."""
         return (1 - self.acceptance ** (self.drafted + 1)) / (1 - self.acceptance)
+
+    def speed_up(self, draft: float, verify: float = 1.0) -> float:
+        """Tokens in the time of one without drafts, where a drafted token takes `draft` and the pass that judges all of
+        them `verify`, in passes over one token (Leviathan et al. 2022, theorem 3.8, where that is 1)."""
+        return self.tokens / (self.drafted * draft + verify)
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,7 +210,7 @@ def _server(decoder: Decoder, hardware: Accelerator, demand: Demand, devices: in
     half = hardware.peak(hardware.training_precision)
     rate = PRODUCTS * devices * (hardware.peak("fp8") if demand.weights == "fp8" else half)
     mixing_rate, bandwidth = PRODUCTS * devices * half, BANDWIDTH * devices * hardware.bandwidth
-    a_weight = _BYTES[demand.weights]
+    a_weight = BYTES_A_WEIGHT[demand.weights]
     count, head = parameters(decoder), decoder.vocab_size * decoder.d_model
     tables = count.total - count.non_embedding
     sparse = _experts(decoder)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
-from scipy.optimize import nnls
 
 from isoflop.laws import expression as ex
 from isoflop.laws.expression import Evaluator, Expression
@@ -268,6 +267,8 @@ class FormulaForm:
         chosen = list(self.linear)
         if not chosen:
             return start_p
+        from scipy.optimize import nnls  # slow to import, and only a fit needs it
+
         plain, zero = replace(self, priors=()), start_p.copy()
         zero[chosen] = 0.0
         points = np.repeat(zero[None], len(chosen) + 1, axis=0)

@@ -1,0 +1,73 @@
+"""Which limits shape the answer, and what the loss would be without each."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from isoflop.decide.answer import Binding
+from isoflop.decide.belief import Data
+from isoflop.decide.devices import HOURS, Cluster
+from isoflop.decide.family_plan import FamilyPlan
+from isoflop.decide.field import Field
+from isoflop.decide.optimum import Spot, at, least_loss, on_path
+from isoflop.decide.question import ON_DEVICES, Question, TargetLoss
+
+LEAST = 1e-6  # of log loss: a limit that costs less does not bind
+UNITS = {"flops": "FLOPs", "accelerator-hours": HOURS, "dollars": "dollars", "deadline": "days", "target-loss": "loss"}
+
+
+def binding(question: Question, one: FamilyPlan, cluster: Cluster | None) -> list[Binding]:
+    """The limits that bind, the goal first, then those that cost most loss."""
+    goal = str(question.goal.__struct_config__.tag)
+    words = f"{goal.replace('-', ' ')} of {question.goal.amount:.4g}: more of it would lower the loss"
+    if isinstance(question.goal, TargetLoss):
+        words = f"the loss of {question.goal.amount:.4g} that is wanted"
+    elif isinstance(question.goal, ON_DEVICES):
+        words += f"; it is {one.budget:.4g} device hours"
+    first = Binding(goal, question.goal.amount, UNITS[goal], None, words)
+    return [first] if isinstance(question.goal, TargetLoss) else [first, *_others(question, one)]
+
+
+def _others(question: Question, one: FamilyPlan) -> list[Binding]:
+    if not one.field.believed.average.told:
+        return []
+    field, found = one.field, []
+    here = math.exp(one.chosen.log_loss)
+    if question.unique_tokens is not None:
+        free = replace(field, believed=replace(field.believed, data=Data()), most_tokens=np.inf)
+        found.append(_without("unique tokens", question.unique_tokens, "tokens", free, one, here))
+    if not field.ok_m.all():
+        free = replace(field, ok_m=np.ones_like(field.ok_m))
+        for reason in field.reasons:
+            value, unit = _value(question, reason)
+            found.append(_without(reason, value, unit, free, one, here))
+    if field.serve_m.any():
+        size, best = (at(field.curve.total_m, spot.place) for spot in (one.chosen, one.training))
+        loss = math.exp(one.training.log_loss)
+        if size < 0.99 * best:
+            words = f"serving makes {size:.3g} parameters cheaper over the lifetime than the {best:.3g} best to train"
+            found.append(Binding("served tokens", question.served.tokens, "tokens", loss, words))
+    return sorted((b for b in found if b is not None), key=lambda b: b.loss_without or here)
+
+
+def _value(question: Question, reason: str) -> tuple[float, str]:
+    if reason == "serving memory":
+        return question.serve_memory_gib or 0.0, "GiB"
+    return question.served.latency_ms or 0.0, "ms a token"
+
+
+def _without(limit: str, value: float, unit: str, free: Field, one: FamilyPlan, here: float) -> Binding | None:
+    spot = chosen_in(free, one.budget)
+    if spot is None or spot.log_loss > one.chosen.log_loss - LEAST:
+        return None
+    loss = math.exp(spot.log_loss)
+    size = at(free.curve.total_m, spot.place)
+    words = f"without the limit of {value:.4g} {unit}: {size:.3g} parameters, {spot.tokens:.3g} tokens, loss {loss:.4f}"
+    return Binding(limit, value, unit, loss, f"{words} instead of {here:.4f}")
+
+
+def chosen_in(field: Field, budget: float) -> Spot | None:
+    """What would be chosen in another field."""
+    spot = least_loss(field, budget)
+    return None if spot is None else on_path(field, budget, spot)

@@ -1,0 +1,76 @@
+"""A law by its runs: the posterior of a table, for a plan."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.linalg import eigh
+
+from isoflop.cost.quantity import Source
+from isoflop.decide.belief import Convention
+from isoflop.decide.question import LawChoice
+from isoflop.laws.discrepancy import Posterior, posterior
+from isoflop.laws.forms import Array
+from isoflop.laws.tables import N_MEANING, Columns, read_runs, read_table
+
+OURS: dict[str, Convention] = {
+    "n_params": "total",
+    "n_params_matmul": "matmul",
+    "n_params_non_embedding": "non_embedding",
+}
+CAUTIOUS = 2.0  # times the largest fitted, beyond which it is said
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a table of runs says. Its intervals are the calibrated ones: they widen away from the runs."""
+
+    name: str
+    convention: Convention
+    posterior: Posterior
+    most: tuple[float, float]
+    said: tuple[str, ...] = ()
+    source: Source = "fitted"
+    told: bool = True
+
+    @property
+    def noise(self) -> float:
+        weights = self.posterior.weights
+        variance = float(weights @ np.array([member.noise**2 for member in self.posterior.members]))
+        return self.posterior.prior.stretch * float(np.sqrt(variance))
+
+    def mean(self, n_m: Array, d_m: Array) -> Array:
+        mean, _ = self.posterior.moments(n_m, d_m)
+        return mean
+
+    def draws(self, n_m: Array, d_m: Array, count: int, seed: int) -> Array:
+        mean, covariance, _ = self.posterior.joint(n_m, d_m, np.ones(len(n_m), dtype=bool))
+        values, vectors = eigh(covariance)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        z = np.random.default_rng(seed).standard_normal((count, len(n_m)))
+        drawn: Array = mean + self.posterior.prior.stretch * z @ root.T
+        return drawn
+
+    def cautions(self, n: float, d: float) -> list[str]:
+        over = [(what, value / most) for what, value, most in (("N", n, self.most[0]), ("D", d, self.most[1]))]
+        beyond = ", ".join(f"{what} {times:.3g} times" for what, times in over if times > CAUTIOUS)
+        far = [f"{self.name}: {beyond} beyond the largest fitted; its interval is widened"] if beyond else []
+        return [*far, *(f"{self.name}: {note}" for note in (*self.posterior.notes, *self.said))]
+
+
+def told_by(choice: LawChoice, table: Path, family: str) -> Told:
+    """The law of a table; of a run table of several families that of the one asked for, else of the dense one. Raises
+    ValueError for a table that cannot be read."""
+    families = list(dict.fromkeys(map(str, read_table(table).columns.get("family", []))))
+    several = len(families) > 1
+    own = family if family in families else "dense" if "dense" in families else next(iter(families), None)
+    runs = read_runs(table, Columns(n=choice.n, d=choice.d, loss=choice.loss), own if several else None)
+    named = runs.columns.n or ""
+    said = () if named in N_MEANING else (f"N is column '{named}', taken for all parameters",)
+    return Told(
+        name=f"{choice.name} [{own}]" if own == family else choice.name,
+        convention=OURS.get(named, "total"),
+        posterior=posterior(runs.n, runs.d, runs.loss),
+        most=(float(runs.n.max()), float(runs.d.max())),
+        said=said,
+    )
