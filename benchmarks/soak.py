@@ -17,25 +17,13 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "engine"))
-from small_engines import KINDS, VOCABULARY, Oracle, assert_plain, engine_of, greedy, model_of
+from small_engines import KINDS, VOCABULARY, assert_plain, engine_of, greedy, model_of
 
 from isoflop.engine.engine import Engine
+from isoflop.engine.ngram import NgramDrafter
 from isoflop.engine.request import Request
-from isoflop.engine.sequence import Sequence
 
 LIVE = 40  # requests under way at most
-
-
-class Guesser(Oracle):
-    """Drafts what came after the last token the last time."""
-
-    def __init__(self) -> None:
-        super().__init__({}, 1)
-
-    def propose(self, sequence: Sequence, k: int) -> list[int]:
-        tokens = sequence.tokens
-        found = next((i for i in range(len(tokens) - 2, -1, -1) if tokens[i] == tokens[-1]), None)
-        return [] if found is None else tokens[found + 1 : found + 1 + k]
 
 
 class Soak:
@@ -48,7 +36,7 @@ class Soak:
         options = {"memory": memory, "most_running": 8, "snapshots": 5, "tokens_per_step": 24, "typical": 100}
         dtype = self.draw.choice((None, None, "int8", "int4"))
         self.exact = dtype is None or kind in ("mamba-1", "mamba-2", "s4d", "hyena")
-        self.engine: Engine = engine_of(self.model, Guesser(), dtype=dtype, **options)
+        self.engine: Engine = engine_of(self.model, NgramDrafter(2, 1), dtype=dtype, **options)
         self.beginnings = [self.tokens(n) for n in (5, 20, 41)]
         self.prompts: dict[str, tuple[int, ...]] = {}
         self.outputs: dict[str, list[int]] = {}

@@ -23,6 +23,7 @@ from isoflop.engine.engine import Engine, Options
 from isoflop.engine.request import Request
 from isoflop.engine.sampling import Sampling
 from isoflop.engine.sequence import Sequence as Running
+from isoflop.engine.speculate import Proposal
 from isoflop.model import DecoderModel, attention, latent
 from isoflop.train.init import initialize
 from isoflop.train.recipe import Recipe
@@ -112,10 +113,15 @@ def engine_of(model: DecoderModel, drafter: object = None, **options: object) ->
 class Oracle:
     """Drafts what will be said, but for a wrong token now and then."""
 
+    cost = 0.0
+
     def __init__(self, outputs: dict[str, list[int]], wrong_every: int) -> None:
         self.outputs, self.wrong_every = outputs, wrong_every
 
-    def propose(self, sequence: Running, k: int) -> list[int]:
+    def propose(self, asked: list[tuple[Running, int]]) -> list[Proposal]:
+        return [Proposal(tuple(self._drafts(sequence, k))) for sequence, k in asked]
+
+    def _drafts(self, sequence: Running, k: int) -> list[int]:
         at = len(sequence.tokens) - sequence.row.n_prompt
         drafts = self.outputs[sequence.id][at : at + k]
         return [(t + ((at + i + 1) % self.wrong_every == 0)) % VOCABULARY for i, t in enumerate(drafts)]

@@ -80,8 +80,9 @@ class Memory:
             for slots in self._slotted:
                 slots.keep(sequence.slot, n_tokens)
 
-    def forward(self, works: Many[Work]) -> Tensor:
-        """Logits [R, V], float32, of the wanted rows, in order. Sequences with fewer tokens must come first."""
+    def forward(self, works: Many[Work], model: DecoderModel | None = None) -> Tensor:
+        """Logits [R, V], float32, of the wanted rows, in order. Sequences with fewer tokens must come first. `model`:
+        one that has the first layers of the model alone."""
         tokens: list[int] = []
         positions: list[int] = []
         wanted: list[int] = []
@@ -102,7 +103,7 @@ class Memory:
             layers=self.layers,
             turns=self._turns(works, positions_T),
         )
-        return self.model.packed(packed)
+        return (model or self.model).packed(packed)
 
     # ---- where things lie
 

@@ -11,10 +11,9 @@ Synchronous and for one thread. Its memory is taken at the start, and is what th
 """
 
 import random
+import time
 from collections.abc import Callable
 from collections.abc import Sequence as Many
-from dataclasses import replace
-from typing import Protocol
 
 import msgspec
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from isoflop.cost.cache import BYTES, QUANTIZED
 from isoflop.engine.batch import Memory, Work
-from isoflop.engine.draw import Drawn, Row, sample
+from isoflop.engine.draw import Drawn, Row
 from isoflop.engine.holdings import Holdings
 from isoflop.engine.memory import plan_memory
 from isoflop.engine.notices import notices
@@ -30,21 +29,10 @@ from isoflop.engine.request import Event, Request
 from isoflop.engine.sampling import SEEDS, Grammar, Guide, Sampling
 from isoflop.engine.scheduler import Scheduler
 from isoflop.engine.sequence import Sequence
+from isoflop.engine.speculate import Drafter, Guess, rows_after, say, worth
 from isoflop.model import DecoderModel
 
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-
-
-class Drafter(Protocol):
-    """Guesses what comes next (speculative decoding: Leviathan et al. 2023, arXiv 2211.17192)."""
-
-    def propose(self, sequence: Sequence, k: int) -> Many[int]:
-        """At most k tokens that may follow `sequence.tokens`."""
-        ...
-
-    def forget(self, sequence: Sequence) -> None:
-        """The sequence has ended."""
-        ...
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +40,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     `tokens_per_step`: new tokens of a step; `dtype` of keys, values and latents: fp32, bf16, fp16, fp8, int8, int4
     (None: the model's); `snapshots`: copies of recurrent states that are kept for other requests with the same prefix
     (None: as many as most_running); `reuse`: prefixes are found again by their contents; `end_tokens`: of the model;
-    `guide`: what follows a grammar; `drafts`: tokens that the drafter is asked for; `typical`: tokens of a usual
+    `guide`: what follows a grammar; `drafts`: the most tokens that the drafter is asked for at once;
+    `row_cost`: of a further token in a pass, about, in passes over one token; a request is guessed for less, or not at
+    all, where guesses would not pay at that (None: always for all); `typical`: tokens of a usual
     sequence, by which memory is divided between layers that see everything and layers that see a window (None: up to
     2048)."""
 
@@ -66,6 +56,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     end_tokens: tuple[int, ...] = ()
     guide: Callable[[Grammar], Guide] | None = None
     drafts: int = 4
+    row_cost: float | None = None
     typical: int | None = None
 
     def __post_init__(self) -> None:
@@ -80,8 +71,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 class Stats(msgspec.Struct, frozen=True):
     """Now: requests running and waiting, pages and slots held and in all, bytes of all caches. Since the start: steps,
-    tokens computed and generated, tokens of prompts looked up and found in the cache, drafts proposed and accepted,
-    preemptions, pages copied on write, blocks evicted."""
+    tokens computed and generated, tokens of prompts looked up and found in the cache, drafts brought, judged (all up to
+    the first that is wrong) and accepted, how often a sequence brought any, seconds of drafting, preemptions, pages
+    copied on write, blocks evicted."""
 
     running: int
     waiting: int
@@ -96,7 +88,10 @@ class Stats(msgspec.Struct, frozen=True):
     looked_up: int
     found: int
     drafted: int
+    judged: int
     accepted: int
+    verified: int
+    drafting_s: float
     preempted: int
     copied: int
     evicted: int
@@ -107,7 +102,7 @@ class Engine:
 
     def __init__(self, model: DecoderModel, options: Options | None = None, drafter: Drafter | None = None) -> None:
         o = self.options = options or Options()
-        self.model, self.drafter = model.eval(), drafter
+        self.model = model.eval()
         own = TYPES[model.dtype]
         self.dtype = o.dtype or own
         self.rest = own if self.dtype in QUANTIZED else self.dtype
@@ -120,11 +115,18 @@ class Engine:
         self.scheduler = Scheduler(self.holdings, most, o.tokens_per_step, self.plan.chunk(o.tokens_per_step))
         with torch.inference_mode():
             self.memory = Memory(model, self.plan, self.dtype, self.rest)
-        self.notices = notices(model.decoder, self.plan, o.reuse, self.dtype, drafter is not None)
+        self.draft_with(drafter)
         self._sequences: dict[str, Sequence] = {}
         self._ended: list[Event] = []
-        self._n_arrived = self._steps = self._computed = self._generated = self._drafted = self._accepted = 0
+        self._n_arrived = self._steps = self._computed = self._generated = 0
+        self._drafted = self._judged = self._accepted = self._verified = 0
+        self._drafting_s = 0.0
         self._random = random.SystemRandom()
+
+    def draft_with(self, drafter: Drafter | None) -> None:
+        """Let a drafter guess for the requests to come; it may need the engine to be made."""
+        self.drafter = drafter
+        self.notices = notices(self.model.decoder, self.plan, self.options.reuse, self.dtype, drafter is not None)
 
     # ---- requests
 
@@ -211,7 +213,10 @@ class Engine:
             looked_up=h.n_looked_up,
             found=h.n_found,
             drafted=self._drafted,
+            judged=self._judged,
             accepted=self._accepted,
+            verified=self._verified,
+            drafting_s=self._drafting_s,
             preempted=s.n_preempted,
             copied=h.n_copied,
             evicted=h.slots.n_evicted + sum(pool.n_evicted for pool in h.pages),
@@ -256,36 +261,53 @@ class Engine:
         turns = tuple(rope.limited(limit) for rope in self.model.ropes)
         self._n_arrived += 1
         row = Row(s, seed, n_prompt, tokens, guide)
-        return Sequence(request, self._n_arrived, row, tokens, limit, repr(turns).encode(), turns)
+        drafted_for = self.drafter is not None and guide is None
+        return Sequence(
+            request, self._n_arrived, row, tokens, limit, repr(turns).encode(), turns, drafted_for=drafted_for
+        )
 
     def _draft(self) -> None:
+        """Have guesses for those that have none left. A grammar's requests have none: it says what may follow only once
+        the tokens before are said."""
         if self.drafter is None:
             return
-        for sequence in self.scheduler.running:
-            most = min(self.options.drafts, sequence.limit - len(sequence.tokens) - 1)
-            if sequence.n_pending == 1 and most > 0 and sequence.row.guide is None:
-                sequence.drafts = list(self.drafter.propose(sequence, most))[:most]
+        idle = [s for s in self.scheduler.running if s.unguessed and s.n_pending == 1]
+        asked = [(s, k) for s in idle if (k := self._n_drafts(s)) > 0]
+        if not asked:
+            return
+        start = time.perf_counter()
+        for (sequence, k), proposal in zip(asked, self.drafter.propose(asked), strict=True):
+            sequence.drafts, sequence.odds = list(proposal.tokens[:k]), proposal.odds_KV
+        self._drafting_s += time.perf_counter() - start
+
+    def _n_drafts(self, sequence: Sequence) -> int:
+        assert self.drafter is not None
+        most, row_cost = min(self.options.drafts, sequence.limit - len(sequence.tokens) - 1), self.options.row_cost
+        return most if row_cost is None else worth(sequence, most, self.drafter.cost, row_cost)
 
     def _choose(self, logits_RV: Tensor, works: Many[Work]) -> list[Drawn]:
-        """Of each wanted row, the token that the request would draw there. As a draw depends on its place in the
-        sequence alone, drafts that equal what is drawn change nothing of what is said, whatever the temperature."""
-        rows = []
+        """What is said at each wanted row: the guess there, or something else."""
+        rows: list[Row] = []
+        guesses: list[Guess | None] = []
         for work in works:
-            if not work.wanted:
-                continue
-            row = work.sequence.row
-            drafted = (work.drafts[:i] for i in range(1, len(work.drafts) + 1))
-            rows += [row, *(replace(row, history=[*row.history, *drafts]) for drafts in drafted)]
-        return sample(logits_RV, rows) if rows else []
+            if work.wanted:
+                own = rows_after(work.sequence.row, work.drafts)
+                rows += own
+                guesses += [self._guess(work.sequence, i) for i in range(len(own))]
+        return say(logits_RV, rows, guesses) if rows else []
+
+    def _guess(self, sequence: Sequence, i: int) -> Guess | None:
+        odds = sequence.odds
+        return None if odds is None or i >= len(sequence.drafts) else Guess(sequence.drafts[i], odds[i])
 
     def _settle(self, work: Work, drawn: list[Drawn], events: list[Event]) -> None:
         """Take what the step gave, roll back what it gave in vain."""
         sequence = work.sequence
         known = sequence.n_computed + work.n
         accepted = next((i for i, d in enumerate(work.drafts) if d != drawn[i].token), len(work.drafts))
-        self._drafted += len(work.drafts)
-        self._accepted += accepted
-        sequence.drafts = []
+        if drawn:
+            self._count(work, accepted)
+            self._keep_drafts(sequence, [choice.token for choice in drawn[: accepted + 1]])
         finish = None
         for choice in drawn[: accepted + 1]:
             finish = self._take(sequence, choice, events)
@@ -299,6 +321,24 @@ class Engine:
             self.holdings.keep_states(sequence, replaced=known > sequence.row.n_prompt)
         if finish is not None:
             self._end(sequence)
+
+    def _count(self, work: Work, accepted: int) -> None:
+        judged = min(accepted + 1, len(work.drafts))
+        self._drafted += len(work.drafts)
+        self._judged += judged
+        self._accepted += accepted
+        self._verified += bool(work.drafts)
+        work.sequence.judged += judged
+        work.sequence.accepted += accepted
+
+    def _keep_drafts(self, sequence: Sequence, said: list[int]) -> None:
+        """Guesses that the step had no room for stay, where all before them were right; and where there was room for
+        all but what is said after the last of them, that comes next and without a guess."""
+        n = len(said)
+        right = n <= len(sequence.drafts) and sequence.drafts[:n] == said
+        sequence.drafts = sequence.drafts[n:] if right else []
+        sequence.odds = sequence.odds[n:] if right and sequence.odds is not None else None
+        sequence.guessed_out = right and not sequence.drafts
 
     def _take(self, sequence: Sequence, choice: Drawn, events: list[Event]) -> str | None:
         """One more token of the output; how the request ends with it, if it does."""

@@ -40,6 +40,16 @@ class Scheduler:
             self.running.remove(sequence)
             self.holdings.leave(sequence)
 
+    def make_room(self, sequence: Sequence, n_new: int) -> bool:
+        """Have room for n_new more tokens of a running sequence, made if need be by the youngest; False where that is
+        the sequence itself."""
+        while not self.holdings.reserve(sequence, n_new):
+            youngest = self.running[-1]
+            self._preempt(youngest)
+            if youngest is sequence:
+                return False
+        return True
+
     def schedule(self) -> list[Work]:
         """The next step, those that bring few tokens first; empty only if nobody is there."""
         before = self.n_preempted
@@ -66,17 +76,13 @@ class Scheduler:
         drafts = tuple(sequence.drafts[: min(left, self.chunk) - n]) if n == sequence.n_pending else ()
         if drafts and not self.holdings.reserve(sequence, n + len(drafts)):
             drafts = ()
-        while not self.holdings.reserve(sequence, n + len(drafts)):
-            youngest = self.running[-1]
-            self._preempt(youngest)
-            if youngest is sequence:
-                return None
+        if not self.make_room(sequence, n + len(drafts)):
+            return None
         return Work(sequence, n, drafts, n == sequence.n_pending)
 
     def _preempt(self, sequence: Sequence) -> None:
         self.remove(sequence)
         sequence.n_computed, sequence.snapshot = 0, None
-        sequence.drafts = []
         self.n_preempted += 1
         self.add(sequence)
 
@@ -101,8 +107,10 @@ class Scheduler:
 
     def _chunk(self, sequence: Sequence, left: int) -> int:
         """How many of its tokens come next. States are kept at the ends of blocks, so where there are any a chunk ends
-        with a block: where it leaves what others began with too, and the last whole one of the prompt at the latest."""
-        n, size = min(sequence.n_pending, left, self.chunk), self.holdings.page_tokens
+        with a block: where it leaves what others began with too, and the last whole one of the prompt at the latest.
+        One that comes back after a pause, to be guessed for, has its last token left to be guessed from."""
+        pending = sequence.n_pending - (sequence.unguessed and sequence.n_pending > 1)
+        n, size = min(pending, left, self.chunk), self.holdings.page_tokens
         if not self.holdings.keeps_states:
             return n
         end = sequence.n_computed + n

@@ -4,6 +4,8 @@ from array import array
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from isoflop.engine.blocks import Digest, chained
 from isoflop.engine.draw import Row
 from isoflop.engine.request import Request
@@ -16,8 +18,10 @@ class Sequence:
     """`tokens`: prompt and output; `n_computed`: how many the caches know; `tables`: pages by group, in order of the
     tokens they hold; `slot`: of its recurrent states; `digests`: names of its whole blocks, as far as they were needed;
     `salt`: what else keys depend on; `snapshot`: the name of the states last kept of its output; `branch`: how many
-    tokens it has in common with one before it; `drafts`: guesses that it brings to the next step; `arrival`: its place
-    in the line, kept when it is preempted; `told`: an event of it was given out."""
+    tokens it has in common with one before it; `drafts`: guesses that it brings to the next steps, and `odds`, which
+    they were drawn from (speculate.Proposal); `judged` and `accepted`: how many were so far; `drafted_for`: whether it
+    is guessed for; `guessed_out`: all guesses were right, and one more token is said before there are new ones;
+    `arrival`: its place in the line, kept when it is preempted; `told`: an event of it was given out."""
 
     request: Request
     arrival: int
@@ -34,12 +38,23 @@ class Sequence:
     snapshot: Digest | None = None
     branch: int = 0
     drafts: list[int] = field(default_factory=list)
+    odds: Tensor | None = None
+    judged: int = 0
+    accepted: int = 0
+    drafted_for: bool = False
+    guessed_out: bool = False
     told: bool = False
     n_preempted: int = 0
 
     @property
     def id(self) -> str:
         return self.request.id
+
+    @property
+    def unguessed(self) -> bool:
+        """Whether guesses are to be made before more is said: never of the first token of the output."""
+        decoding = len(self.tokens) > self.row.n_prompt
+        return self.drafted_for and decoding and not self.drafts and not self.guessed_out
 
     @property
     def n_pending(self) -> int:
