@@ -5,26 +5,9 @@
 // pair.
 
 #include "one_query.h"
+#include "paged.h"
 #include "pool.h"
 #include "stored.h"
-
-struct Where {  // of a row
-    const int64_t* table;  // its sequence's pages
-    int64_t position;
-};
-
-// The caller's arguments, in this order (paged.py packs the same). Rows are `q_row`, .. floats apart. Without values,
-// those are the first E columns of the keys; without turns, there are none.
-struct Rows {
-    const float *q, *k, *v;
-    float* out;  // [N, H, E]
-    const float *cos, *sin;  // [N, C]
-    const float *slopes, *sinks;
-    void *keys, *key_scales, *values, *value_scales;
-    const Where* where;  // [N]
-    int64_t q_row, k_row, v_row, N, H, K, D, E, C, interleaved, page, kind, window, chunk, threads;
-    double scale, softcap;
-};
 
 constexpr int MOST = 4;  // heads of a task
 
@@ -42,13 +25,20 @@ static INLINE void totals(const Vec (&x)[4], float* to) {
 #endif
 }
 
-static void turn(float* to, const float* x, const Rows& c, int64_t row) {
-    memcpy(to, x, 4 * c.D);
+// A query or a key as it meets others; `norm` are the weights of its RMS norm, or null.
+static void turn(float* to, const float* from, const Rows& c, const float* norm, int64_t row) {
+    memcpy(to, from, 4 * c.D);
+    if (norm) {
+        Vec squares{};
+        for (int64_t d = 0; d < c.D; d += L) squares += some(from + d, c.D - d) * some(from + d, c.D - d);
+        const float factor = 1 / std::sqrt(total(squares) / static_cast<float>(c.D) + static_cast<float>(c.eps));
+        for (int64_t d = 0; d < c.D; ++d) to[d] = from[d] * factor * norm[d];
+    }
     if (!c.cos) return;
     const float *cos = c.cos + row * c.C, *sin = c.sin + row * c.C;
     int64_t step = c.interleaved ? 2 : 1, other = c.interleaved ? 1 : c.C;
     for (int64_t i = 0; i < c.C; ++i) {
-        float a = x[i * step], b = x[i * step + other];
+        const float a = to[i * step], b = to[i * step + other];
         to[i * step] = a * cos[i] - b * sin[i];
         to[i * step + other] = b * cos[i] + a * sin[i];
     }
@@ -59,7 +49,7 @@ static void store(const Rows& c, int64_t row, float* turned) {
     Where w = c.where[row];
     int64_t place = w.table[w.position / c.page] * c.page + w.position % c.page;
     for (int64_t kv = 0; kv < c.K; ++kv) {
-        turn(turned, c.k + row * c.k_row + kv * c.D, c, row);
+        turn(turned, c.k + row * c.k_row + kv * c.D, c, c.k_norm, row);
         Stored(c.keys, c.key_scales, c.K, c.D, kv).save(place, turned);
         if (c.values) Stored(c.values, c.value_scales, c.K, c.E, kv).save(place, c.v + row * c.v_row + kv * c.E);
     }
@@ -88,7 +78,7 @@ struct Reader {
         int64_t kv = h / (c.H / c.K), position = c.where[row].position;
         int64_t first = Scores(asked, 0).first_key(position), n = position + 1 - first;
         for (int64_t i = 0; i < heads; ++i)
-            turn(q + i * up(c.D, L), c.q + row * c.q_row + (h + i) * c.D, c, row);
+            turn(q + i * up(c.D, L), c.q + row * c.q_row + (h + i) * c.D, c, c.q_norm, row);
         Stored keys(c.keys, c.key_scales, c.K, c.D, kv);
         Stored values = c.values ? Stored(c.values, c.value_scales, c.K, c.E, kv) : keys;
         switch (heads) {

@@ -15,7 +15,7 @@ from isoflop.model.kernels.build import library
 from isoflop.model.kernels.plain import EVERYTHING, Options
 from isoflop.model.rope import Turns
 
-_ROWS = struct.Struct("28q2d")  # paged.cpp's `Rows`: 13 pointers, 15 sizes, scale and cap
+_ROWS = struct.Struct("30q3d")  # paged.h's `Rows`: 15 pointers, 15 sizes, scale, cap and eps
 KINDS = {"fp32": 0, "bf16": 1, "int8": 2, "int4": 3}
 
 
@@ -58,7 +58,7 @@ def paged_attention(
     rows = q.stride(1), k.stride(1), 0 if v is None else v.stride(1)
     sizes = n, heads, k.shape[2], width, d_value, 0 if cos is None else cos.shape[1], int(layout != "half")
     reach = page_tokens, KINDS[keys.kind], o.window or EVERYTHING, o.chunk or EVERYTHING, torch.get_num_threads()
-    numbers = *pointers, *marks, *stored, where_N2.ctypes.data, *rows, *sizes, *reach, o.scale, o.softcap or 0.0
+    numbers = *pointers, *marks, *stored, where_N2.ctypes.data, 0, 0, *rows, *sizes, *reach, o.scale, o.softcap or 0.0, 0.0
     _function()(_ROWS.pack(*numbers))
     return out
 

@@ -2,17 +2,24 @@
 // rows, from near for the next 4. And the norm of rows. No sum depends on the number of threads.
 
 #include <cmath>
+#include <vector>
 
 #include "pool.h"
 #include "vectors.h"
 
-// The caller's arguments, in this order (rows.py packs the same).
+// A matrix as the caller describes it (rows.py packs the same).
+struct Matrix {
+    const void* weight;  // [O, I]
+    const float* bias;   // [O], or null
+    int64_t I, O, bf16;
+};
+
 struct Call {
-    const float* x;                 // [M, I]
-    const void* weight;             // [O, I]
-    const float* bias;              // [O], or null
-    float* y;                       // [M, O]
-    int64_t M, I, O, bf16, threads;
+    const float* x;  // [M, I]
+    const void* weight;
+    const float *bias, *add;  // add [M, O], or null; may be y
+    float* y;                 // [M, O]
+    int64_t M, I, O;
 };
 
 constexpr int TILE = 4;         // rows of either side
@@ -68,8 +75,10 @@ static void tile(const Call& c, int64_t m, int64_t o) {
             UNROLL for (int r = 0; r < R; ++r)
                 sums[i][r] += weights<SIZE>(w + i * c.I * SIZE, k, c.I - k) * some(x + r * c.I + k, c.I - k);
     UNROLL for (int i = 0; i < OUT; ++i)
-        UNROLL for (int r = 0; r < R; ++r)
-            c.y[(m + r) * c.O + o + i] = total(sums[i][r]) + (c.bias ? c.bias[o + i] : 0);
+        UNROLL for (int r = 0; r < R; ++r) {
+            const int64_t at = (m + r) * c.O + o + i;
+            c.y[at] = total(sums[i][r]) + (c.bias ? c.bias[o + i] : 0) + (c.add ? c.add[at] : 0);
+        }
 }
 
 template <int SIZE, int OUT>
@@ -89,13 +98,7 @@ static void strip(const Call& c, int64_t from) {
     for (; o < to; ++o) all_rows<SIZE, 1>(c, o);
 }
 
-static void strip_of(const Call& c, int64_t from) { c.bf16 ? strip<2>(c, from) : strip<4>(c, from); }
-
 extern "C" {
-
-void rows_linear(const Call* c) {
-    share((c->O + STRIP - 1) / STRIP, c->threads, [&](int64_t i) { strip_of(*c, i * STRIP); });
-}
 
 // y = x / sqrt(mean(x^2) + eps) * weight; x and y [M, N], weight [N]
 void rows_norm(const float* x, const float* weight, float* y, int64_t M, int64_t N, double eps) {
@@ -110,6 +113,20 @@ void rows_norm(const float* x, const float* weight, float* y, int64_t M, int64_t
         for (i = 0; i + L <= N; i += L) put(y + i, at(x + i) * factor * at(weight + i));
         for (; i < N; ++i) y[i] = x[i] * factor * weight[i];
     }
+}
+
+// y [M, O] = x (or its RMS norm, with weights `norm`) times the matrix (+ add)
+void rows_linear(const Matrix* w, const float* x, const float* norm, double eps, const float* add, float* y, int64_t M,
+                 int64_t threads) {
+    static thread_local std::vector<float> normed;
+    if (norm) {
+        if (normed.size() < static_cast<size_t>(M * w->I)) normed.resize(M * w->I);
+        rows_norm(x, norm, normed.data(), M, w->I, eps);
+        x = normed.data();
+    }
+    const Call c{x, w->weight, w->bias, add, y, M, w->I, w->O};
+    share((w->O + STRIP - 1) / STRIP, threads,
+          [&](int64_t i) { w->bf16 ? strip<2>(c, i * STRIP) : strip<4>(c, i * STRIP); });
 }
 
 }  // extern "C"

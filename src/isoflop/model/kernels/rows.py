@@ -10,7 +10,7 @@ from torch import Tensor
 
 from isoflop.model.kernels.build import library
 
-_CALL = struct.Struct("9q")  # rows.cpp's `Call`: 4 pointers, 5 sizes
+_MATRIX = struct.Struct("5q")  # rows.cpp's `Matrix`: 2 pointers, 3 sizes
 # Rows up to which the kernel beats torch's products, by the types of rows and matrix. Mixed ones would first be cast.
 FEW = {(torch.float32, torch.float32): 16, (torch.bfloat16, torch.bfloat16): 8, (torch.float32, torch.bfloat16): 64}
 MOST = 2**16  # numbers up to which one thread norms sooner than torch's do
@@ -36,10 +36,15 @@ def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     x_MI = x.reshape(-1, d_in).float().contiguous()
     bias = None if bias_O is None else bias_O.float()
     y = x_MI.new_empty(*x.shape[:-1], d_out)
-    pointers = x_MI.data_ptr(), weight_OI.data_ptr(), 0 if bias is None else bias.data_ptr(), y.data_ptr()
-    bf16 = weight_OI.dtype == torch.bfloat16
-    _both()[0](_CALL.pack(*pointers, x_MI.shape[0], d_in, d_out, bf16, torch.get_num_threads()))
+    _both()[0](matrix(weight_OI, bias), x_MI.data_ptr(), None, 0.0, None, y.data_ptr(), x_MI.shape[0], torch.get_num_threads())
     return y if x.dtype == torch.float32 else y.to(x.dtype)
+
+
+def matrix(weight_OI: Tensor, bias_O: Tensor | None) -> bytes:
+    """A matrix of fp32 or bf16 as rows.cpp's functions take it; it says where both lie and does not keep them."""
+    bf16 = weight_OI.dtype == torch.bfloat16
+    bias = 0 if bias_O is None else bias_O.data_ptr()
+    return _MATRIX.pack(weight_OI.data_ptr(), bias, weight_OI.shape[1], weight_OI.shape[0], bf16)
 
 
 def norms(x: Tensor, weight: Tensor) -> bool:
@@ -68,6 +73,7 @@ def _functions() -> tuple[Any, Any] | None:
     if kernels is None:
         return None
     pointer, size = ctypes.c_void_p, ctypes.c_int64
+    kernels.rows_linear.argtypes = pointer, pointer, pointer, ctypes.c_double, pointer, pointer, size, size
     kernels.rows_norm.argtypes = pointer, pointer, pointer, size, size, ctypes.c_double
-    kernels.rows_norm.restype = None
+    kernels.rows_linear.restype = kernels.rows_norm.restype = None
     return kernels.rows_linear, kernels.rows_norm
