@@ -31,6 +31,7 @@ VERBS = {
     "backtest": "whether forecasts of dearer runs from cheaper ones held, on any table of runs",
     "compare-runs": "two ladders of runs: the compute multiplier between them, or within noise",
     "plan": "what to train under a compute, data, memory and serving budget, and what would change the answer",
+    "ui": "the planner as a page in the browser, on this machine alone",
     "next": "the runs to train next: those that most shrink the interval of a forecast, for a budget",
 }
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from isoflop.decide.answer import IsoCost, Plan
 from isoflop.decide.family_plan import FamilyPlan
-from isoflop.decide.optimum import Spot, at, cheapest_of_loss
+from isoflop.decide.optimum import Spot, at, tokens_for_loss
 from isoflop.decide.question import FAMILIES
 from isoflop.laws.forms import Array
 from isoflop.report.chart import FAMILY_COLOURS, LAW_COLOUR, Axis, Chart, Dash, Panel, Series, power, short
@@ -21,6 +21,7 @@ from isoflop.report.decision import iso_loss
 ISOFLOP = "Loss of every size that the budget buys"
 TRAINING = "training-optimal"
 SHOWN_LOSS = 1.12  # of the least loss, up to which the curves are drawn
+SMALLER = 180  # sizes of the grid below the training optimum that may serve cheaper
 CHEAPEST_COLOUR = "#6a6fd8"  # no family's
 REACH = 40.0  # of the best size, to either side
 DEMANDS, AROUND = 17, 100.0  # served tokens drawn: how many, and how far about those that cost as much as training
@@ -50,8 +51,8 @@ def _isoflop(plan: Plan) -> Chart:
         colour, shown = colour_of(one.family, plan.question.families), _shown(one, best.n_params, best.loss)
         lines.append(_line_of(shown, colour, 2.2 if one.family == chosen else 1.4))
         if one.family == chosen:
-            edges = {"low": tuple(shown.low), "high": tuple(shown.high)}
-            band = [Series("", "band", colour, tuple(shown.n_params), **edges)]
+            low, high = tuple(shown.low), tuple(shown.high)
+            band = [Series("", "band", colour, tuple(shown.n_params), low=low, high=high)]
     within = f"{plan.question.within:.1%}"
     caption = (
         f"One budget, spent on models of different sizes. Shaded: the {plan.question.level:.0%} interval of {chosen}. "
@@ -141,15 +142,17 @@ def _line(name: str, best: FamilyPlan, spot: Spot, demand_s: Array, colour: str)
 
 def _cheapest(best: FamilyPlan, demand_s: Array) -> Series:
     """For each demand the cheapest model of the training-optimal one's loss."""
-    curve, x, y, notes = best.field.curve, [], [], []
+    start = max(0, int(best.training.place) - SMALLER)
+    field = best.field.part(slice(start, int(best.training.place) + 2))
+    curve, tokens_m = field.curve, tokens_for_loss(field, best.training.log_loss)
+    train_m = np.where(field.ok_m, curve.train_m * tokens_m, np.inf)
+    x, y, notes = [], [], []
     for served in demand_s:
-        field = replace(best.field, train_m=curve.train_m, serve_m=served * curve.served_m)
-        spot = cheapest_of_loss(field, best.training.log_loss, True, best.training.place)
-        if spot is None:
-            continue
+        total_m = train_m + served * curve.served_m
+        m = int(total_m.argmin())
         x.append(float(served))
-        y.append(at(field.train_m, spot.place) * spot.tokens + at(field.serve_m, spot.place))
-        size, tokens = short(at(curve.total_m, spot.place)), short(spot.tokens)
+        y.append(float(total_m[m]))
+        size, tokens = short(curve.total_m[m]), short(tokens_m[m])
         notes.append(f"cheapest of that loss: N {size} · D {tokens}\n{short(served)} served\n{power(y[-1])} FLOPs")
     name = "cheapest of the training-optimal loss"
     return Series(name, "line+points", CHEAPEST_COLOUR, tuple(x), tuple(y), size=5, width=1.6, notes=tuple(notes))

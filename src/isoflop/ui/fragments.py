@@ -17,9 +17,7 @@ NUMBER = ' class="number"'
 def facts(plan: Plan) -> str:
     """The recommended model in a few figures, each with its interval and where it comes from."""
     chosen = plan.recommended
-    size = short(chosen.n_params) + (
-        f" ({short(chosen.n_active)} active)" if chosen.n_active != chosen.n_params else ""
-    )
+    active = f", {short(chosen.n_active)} active" if chosen.n_active != chosen.n_params else ""
     tokens = f"{chosen.tokens_per_param:.3g} a parameter"
     if chosen.epochs > 1:
         tokens += f", {chosen.epochs:.3g} epochs"
@@ -98,7 +96,8 @@ def memory(told: MemoryTable) -> str:
         rows.append(f'<tr class="total"><th scope="row">all</th>{_number(f"{bar(total / most)}{gib(total)}")}</tr>')
         parts.append(table(group.title, ("kind", "GiB"), rows, "memory"))
     words = "" if told.limit is None else f"<p>One device has {gib(told.limit)} GiB to use.</p>"
-    return f'<div class="pair">{"".join(parts)}</div>{words}<p class="soft">{escape(told.words)}</p>'
+    pair = f'<div class="pair">{"".join(parts)}</div>'
+    return f'<h2>Memory by kind</h2>{pair}{words}<p class="soft">{escape(told.words)}</p>'
 
 
 def levers(found: Sequence[Lever]) -> str:
@@ -110,27 +109,28 @@ def levers(found: Sequence[Lever]) -> str:
     for lever in found:
         change = "" if lever.loss_change is None else f"{lever.loss_change:+.4f}".replace("-", "\N{MINUS SIGN}")
         worth = f"{bar(lever.worth / most)}{lever.worth:.3g}\N{MULTIPLICATION SIGN}"
-        then = f"{short(lever.n_params)} on {short(lever.tokens)}"
-        rows.append(
-            f'<tr><th scope="row">{escape(lever.change)}</th>{_number(worth)}{_number(change)}{_number(then)}</tr>'
-        )
-    return table("What would help most", ("change", "worth in compute", "loss", "model then"), rows, "levers")
+        then = f"<small>then {short(lever.n_params)} on {short(lever.tokens)} tokens</small>"
+        rows.append(f'<tr><th scope="row">{escape(lever.change)}{then}</th>{_number(worth)}{_number(change)}</tr>')
+    return table("What would help most", ("change", "worth in compute", "loss"), rows, "levers")
 
 
 def serving(found: Sequence[Weights]) -> str:
-    """The recommended model served in fewer bits."""
+    """The recommended model served in fewer bits; its price where devices have one."""
+    priced = any(one.cost_per_mtok is not None for one in found)
     rows = []
     for one in found:
-        added = "" if one.loss_added is None else _added(one.loss_added.value)
-        cost = "" if one.cost_per_mtok is None else f"${one.cost_per_mtok.value:.3g}"
-        cells = "".join(map(_number, (gib(one.memory_bytes), added, cost)))
-        rows.append(f'<tr><th scope="row">{escape(one.weights)}</th>{cells}</tr>')
-    heads = ("weights", "GiB with one request", "loss added", "a million tokens")
+        cells = [gib(one.memory_bytes), "" if one.loss_added is None else _added(one.loss_added.value)]
+        if priced:
+            cells.append("none" if one.cost_per_mtok is None else f"${one.cost_per_mtok.value:.3g}")
+        rows.append(f'<tr><th scope="row">{escape(one.weights)}</th>{"".join(map(_number, cells))}</tr>')
+    heads = ("weights", "GiB with one request", "loss added", *(["1M tokens"] if priced else []))
     return table("Served in fewer bits", heads, rows, "serving")
 
 
 def _added(loss: float) -> str:
-    return f"{loss:.4f}" if loss >= LEAST_SHOWN or loss == 0 else f"below {LEAST_SHOWN:g}"
+    if loss == 0:
+        return "none"
+    return f"{loss:.4f}" if loss >= LEAST_SHOWN else f"below {LEAST_SHOWN:g}"
 
 
 def reasons(plan: Plan) -> str:
