@@ -364,6 +364,33 @@ def test_wrong_questions_about_forms(tmp_path, capsys, table, argv, match):
     assert match in refusal(capsys, write(tmp_path / "runs.csv", table), *NAMED, *argv)
 
 
+@pytest.mark.parametrize(
+    ("argv", "match"),
+    [
+        (("--axis", "D"), "--axis: is of --approach 1 or 2"),
+        (("--parameter", "alpha=0.3"), "--parameter: is of --formula"),
+        (("--residual", "plain"), "--residual: is of --formula"),
+        (("--column", "U=final"), "--column: is of --formula"),
+        (("--approach", 2, "--fix", "alpha=0.3"), "--fix: is of approach 3"),
+        (("--form", "kaplan-n", "--other-n", "FLOP"), "--other-n: is of the form chinchilla"),
+        (("--fix", "alpha=nan"), "write NAME=VALUE"),
+        (("--out", "nowhere/law.json"), "there is no directory"),
+    ],
+)
+def test_nothing_asked_for_is_passed_over(tmp_path, capsys, table, argv, match):
+    assert match in refusal(capsys, write(tmp_path / "runs.csv", table), *NAMED, *argv)
+
+
+def test_a_huge_table_is_told_what_it_can_have(tmp_path, capsys, table):
+    many = {
+        name: np.tile(column, 300) * np.random.default_rng(0).uniform(0.99, 1, 5400) for name, column in table.items()
+    }
+    path = write(tmp_path / "runs.csv", many)
+    for form in ("chinchilla", "kaplan-d"):
+        assert "5400 rows: intervals and diagnostics are for at most" in refusal(capsys, path, *NAMED, "--form", form)
+    assert answer(capsys, 0, path, *NAMED[:-1], 0, "--form", "kaplan-d")["certificate"]["n_used"] == 5400
+
+
 def test_every_route_prints(tmp_path, capsys, table):
     path = write(tmp_path / "runs.csv", table)
     for more, word in (((), "90% profile"), (("--form", "chinchilla-equal"), "alpha, 90% profile")):

@@ -59,4 +59,5 @@ def test_refusals(capsys):
     assert "only a loss of N and D has a best N" in refusal(capsys, "kaplan-2020-data", "--flops", "1e20")
     assert "--set G: write NAME=VALUE" in refusal(capsys, "krajewski-2024", "--set", "G")
     assert "name it" in refusal(capsys, "--n", "1e9")
+    assert "name it" in refusal(capsys, "--flops", "1e20")
     assert "must be a positive, finite number" in refusal(capsys, "hoffmann-2022", "--n=-1", "--d", "1e9")

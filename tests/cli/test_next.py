@@ -130,3 +130,21 @@ def test_a_budget_that_could_train_the_target(capsys, table):
 )
 def test_wrong_questions(capsys, table, more, said):
     assert said in refusal(capsys, table, *NAMED, *more)
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "said"),
+    [
+        ({"params": [1e8, 1e8, 2e8, 400.0], "final": [3.0, 2.9, 2.8, 2.7]}, "rows of another unit?"),
+        ({"params": [1e8, 1e8, 2e8, 4e8], "final": [3.0, 3.0, 2.8, 2.7]}, "1 of 4 rows are exact duplicates"),
+        ({"params": [1e8, 3e8, 2e8, 4e8], "final": [3.0, 2.9, 2.8, 2.7], "flops": [1e19] * 4}, "N, D and FLOPs"),
+    ],
+)
+def test_a_mistaken_table_needs_force(capsys, tmp_path, spoiled, said):
+    path = write(tmp_path / "runs.csv", seen=[2e9, 2e9, 4e9, 8e9], **spoiled)
+    question = (path, *NAMED, "--flops", "flops") if "flops" in spoiled else (path, *NAMED)
+    err = refusal(capsys, *question, "--budget", "1e20", "--target", "1e21,1e2")
+    assert said in err
+    assert "--force goes on with it" in err
+    told = document(capsys, *question, "--budget", "1e20", "--target", "1e10,1e11", "--force")
+    assert any(said in note for note in told["notes"])

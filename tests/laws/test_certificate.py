@@ -111,6 +111,8 @@ def test_a_table_that_the_form_misses_is_warned_of():
     certificate = fit_law(n, d, loss, bootstrap=0).certificate
     assert certificate.residual_rms > 0.05
     (told,) = [told for told in certificate.warnings if "does not fit this table" in told]
+    assert certificate.status == "weak"
+    assert any("does not fit this table" in reason for reason in certificate.reasons)
     assert f"misses its own rows by {certificate.residual_rms:.1%}" in told
 
 

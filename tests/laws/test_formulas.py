@@ -230,3 +230,17 @@ def test_a_column_that_does_not_vary_is_refused():
 def test_unknown_forms_name_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'kaplan'"):
         form_named("kaplen")
+
+
+@pytest.mark.parametrize("text", ["9^9^9", "x*9**9**9", "1e999 + x", f"x + {'9' * 800}", "exp(1e9)^9", "x + 0^-1"])
+def test_numbers_that_no_float_holds(text):
+    with pytest.raises(ValueError, match="too large"):
+        parse(text, {"x"})
+
+
+@pytest.mark.parametrize("text", ["E + A/N^alpha/0", "E + A*(0 - 9)^0.5/N"])
+def test_a_formula_that_is_nowhere_a_number_is_refused(ladder, text):
+    runs = ladder(0)
+    certificate = fit_formula(user_formula(text, {"N"}), {"N": runs.n}, runs.loss, bootstrap=0).certificate
+    assert certificate.status == "refused"
+    assert "no positive, finite number" in certificate.reasons[0]

@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     alone = args.b is None and not args.b_where
     if alone and args.metric is None:
         raise ValueError("B is missing: name a second table, or --b-where COL=VALUE for other rows of the first")
+    _require(args, alone)
     a, b = _tables(args, alone)
     notes = [] if b is None else _comparable(a, b)
     told = None if b is None else _compared(args, a, b)
@@ -93,6 +94,15 @@ def run(args: argparse.Namespace) -> int:
     if told is not None:
         return int(told.winner is None)
     return int(metric is not None and not metric.explained)
+
+
+def _require(args: argparse.Namespace, alone: bool) -> None:
+    if args.chance is not None and args.metric is None:
+        raise ValueError(f"--chance {args.chance:g}: is of --metric COL, and no metric was named")
+    if args.chance is not None and not 0 <= args.chance < 1:
+        raise ValueError(f"--chance {args.chance:g}: must be at least 0 and below 1, such as 0.25 of four choices")
+    if args.figure and alone:
+        raise ValueError(f"--figure {args.figure}: draws two ladders, and there is one; name B or leave it out")
 
 
 def _tables(args: argparse.Namespace, alone: bool) -> "tuple[SideTable, SideTable | None]":

@@ -10,6 +10,7 @@ isoflop fit runs.csv --formula 'E + A/N^alpha + k*log(lr/lr0)^2' --n params --co
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,7 @@ def _add_form_arguments(parser: argparse.ArgumentParser) -> None:
         help="of Hoffmann et al.: 1 the envelope of training curves (--cluster names the run), 2 a parabola for each "
         "budget, 3 the law itself (default)",
     )
-    parser.add_argument("--axis", choices=("N", "D"), default="N", help="what approach 2 finds the best of (default N)")
+    parser.add_argument("--axis", choices=("N", "D"), help="what approach 2 finds the best of (default N)")
     parser.add_argument(
         "--column", action="append", default=[], metavar="NAME=COL", help="the table's column for a name in the formula"
     )
@@ -78,7 +79,7 @@ def _add_form_arguments(parser: argparse.ArgumentParser) -> None:
         help="where a parameter of --formula starts, and its bounds (default: 0 or more)",
     )
     parser.add_argument(
-        "--residual", choices=("log", "plain"), default="log", help="of log L, or of L itself (with --formula)"
+        "--residual", choices=("log", "plain"), help="of log L (default), or of L itself (with --formula)"
     )
     parser.add_argument(
         "--cluster", metavar="COL", help="rows of one label are drawn together, as one run's checkpoints"
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     _require(args)
     if args.approach != 3:
         document = _line_document(args)
-    elif args.form == "chinchilla" and args.formula is None and not (args.fix or args.prior):
+    elif _is_plain(args):
         document = _law_document(args)
     else:
         document = _formula_document(args)
@@ -113,7 +114,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(text)
     else:
-        _print(document)
+        from isoflop.cli.fit_text import print_document
+
+        print_document(document)
     return int(document["certificate"]["status"] == "refused" and not args.force)
 
 
@@ -158,7 +161,7 @@ def _formula_document(args: argparse.Namespace) -> dict[str, Any]:
     if args.formula is None:
         formula = form_named(args.form)
     else:
-        formula = user_formula(args.formula, named, settings, args.residual == "log")
+        formula = user_formula(args.formula, named, settings, args.residual != "plain")
     used = {name: named[name] for name in formula.columns if name in named}
     runs = read_form_runs(args.runs, used, columns(args), args.family)
     targets = read_form_targets(args.predict, used) if args.predict else None
@@ -212,9 +215,12 @@ def _coefficient(text: str) -> "tuple[str, Coefficient]":
 def _pair(text: str, flag: str) -> tuple[str, float]:
     name, _, value = text.partition("=")
     try:
-        return name, float(value)
-    except ValueError as error:
-        raise ValueError(f"{flag} {text}: write NAME=VALUE, such as alpha=0.34") from error
+        told = float(value)
+    except ValueError:
+        told = math.nan
+    if not math.isfinite(told):
+        raise ValueError(f"{flag} {text}: write NAME=VALUE, such as alpha=0.34")
+    return name, told
 
 
 def _range(text: str, flag: str) -> tuple[str, tuple[float, float]]:
@@ -236,7 +242,7 @@ def _line_document(args: argparse.Namespace) -> dict[str, Any]:
     if args.approach == 1 and runs.clusters is None:
         raise ValueError("--approach 1: needs --cluster COL, the column that says which run a checkpoint is of")
     try:
-        return line_document(runs, args.axis, args.level, args.delta)
+        return line_document(runs, args.axis or "N", args.level, args.delta)
     except ValueError as mistake:
         raise ValueError(f"{args.runs}: {mistake}") from mistake
 
@@ -249,155 +255,35 @@ def _require(args: argparse.Namespace) -> None:
         raise ValueError(f"--bootstrap {args.bootstrap}: must be 0 (no intervals) or more, such as 1000")
     if args.seed < 0:
         raise ValueError(f"--seed {args.seed}: must be 0 or more")
+    if args.out and not args.out.absolute().parent.is_dir():
+        raise ValueError(f"--out {args.out}: there is no directory {args.out.absolute().parent}")
+    _require_used(args)
+
+
+def _require_used(args: argparse.Namespace) -> None:
+    """ValueError for an option that the route taken would not look at: nothing asked for is passed over."""
+    line = args.approach != 3
+    plain = not line and _is_plain(args)
+    unused = [
+        ("--axis", args.axis is not None and not line, "is of --approach 1 or 2"),
+        ("--parameter", args.parameter and args.formula is None, "is of --formula"),
+        ("--residual", args.residual is not None and args.formula is None, "is of --formula"),
+        ("--column", args.column and (line or plain), "is of --formula, or of a --form with columns beside N and D"),
+        ("--fix", args.fix and line, "is of approach 3"),
+        ("--prior", args.prior and line, "is of approach 3"),
+        ("--other-n", args.other_n and not plain, "is of the form chinchilla with nothing fixed"),
+    ]
+    for flag, given, told in unused:
+        if given:
+            raise ValueError(f"{flag}: {told}; leave it out here")
+
+
+def _is_plain(args: argparse.Namespace) -> bool:
+    """Whether the law is L = E + A/N^alpha + B/D^beta with all of it free, which has an engine of its own."""
+    return args.form == "chinchilla" and args.formula is None and not (args.fix or args.prior)
 
 
 def _write(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
-
-
-def _print(document: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    console = Console()
-    console.print(_law_table(document))
-    if "budgets" in document["certificate"]:
-        console.print(_budget_table(document["certificate"]))
-    else:
-        console.print(_certificate_table(document["certificate"]))
-        console.print(_evidence_table(document["certificate"]))
-    if document["predictions"]:
-        console.print(_prediction_table(document["predictions"]))
-        for told in _cautions(document["predictions"]):
-            console.print(f"[yellow]caution:[/] {told}", highlight=False)
-    for told in document["certificate"]["warnings"]:
-        console.print(f"[yellow]warning:[/] {told}", highlight=False)
-
-
-def _law_table(document: dict[str, Any]) -> Any:
-    from rich.table import Table
-
-    law, intervals = document["law"], document["intervals"]
-    told = law["form"] if "*" in law["form"].split("=")[0] else f"L = {law['form']}"
-    table = Table(title=told, title_justify="left")
-    table.add_column("parameter")
-    table.add_column("value", justify="right")
-    level = next(iter(intervals.values()))["level"] if intervals else None
-    if level is not None:
-        table.add_column(f"{level:.0%} interval", justify="right")
-    for name in (name for name, value in law.items() if isinstance(value, float)):
-        interval = intervals.get(name)
-        shown = [f"{interval['low']:.6g} to {interval['high']:.6g}"] if interval else []
-        table.add_row(name, f"{law[name]:.6g}", *shown)
-    return table
-
-
-def _certificate_table(certificate: dict[str, Any]) -> Any:
-    from rich.table import Table
-
-    table = Table(title="certificate", title_justify="left", show_header=False)
-    table.add_column("what")
-    table.add_column("value")
-    for what, value in _certificate_lines(certificate):
-        table.add_row(what, value)
-    return table
-
-
-def _certificate_lines(certificate: dict[str, Any]) -> list[tuple[str, str]]:
-    condition, drawn = certificate["condition_number"], certificate["bootstrap"]
-    left_out = ", ".join(f"{count} {reason}" for reason, count in certificate["excluded"].items())
-    ranges = certificate["ranges"].items()
-    reasons = "; ".join(certificate["reasons"])
-    return [
-        ("status", certificate["status"] + (f": {reasons}" if reasons else "")),
-        ("objective", f"{certificate['objective']:.10g} (sum of Huber, delta {certificate['delta']:g})"),
-        ("gradient norm", f"{certificate['gradient_norm']:.2g}"),
-        ("starts at the optimum", f"{certificate['share_of_starts_at_optimum']:.0%} of {certificate['n_starts']}"),
-        ("condition number", "none" if condition is None else f"{condition:.3g}"),
-        ("parameters at a bound", ", ".join(certificate["at_bound"]) or "none"),
-        ("residual rms", f"{certificate['residual_rms']:.3%} of the loss"),
-        (
-            "rows used",
-            f"{certificate['n_used']} of {certificate['n_rows']}" + (f" (left out: {left_out})" if left_out else ""),
-        ),
-        *(
-            (f"range of {name}", f"{r['low']:.3g} to {r['high']:.3g} ({r['decades']:.2f} decades)")
-            for name, r in ranges
-        ),
-        ("bootstrap", "none" if drawn is None else f"{drawn['n']} resamples, seed {drawn['seed']}"),
-        ("convention", certificate["convention"]),
-        ("data", f"sha256 {certificate['data_digest'][:16]}"),
-    ]
-
-
-def _prediction_table(predictions: list[dict[str, Any]]) -> Any:
-    from rich.table import Table
-
-    table = Table(title="loss of a new run", title_justify="left")
-    if "columns" in predictions[0]:
-        return _form_prediction_table(predictions)
-    for name in ("N", "D", "loss", f"{predictions[0]['level']:.0%} interval", "the law", "compute"):
-        table.add_column(name, justify="right")
-    for row in predictions:
-        interval = "none" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
-        beyond = f"{row['beyond']['compute']:.3g}x largest"
-        table.add_row(f"{row['n']:.4g}", f"{row['d']:.4g}", f"{row['loss']:.4f}", interval, f"{row['law']:.4f}", beyond)
-    return table
-
-
-def _cautions(predictions: list[dict[str, Any]]) -> list[str]:
-    """Every distinct warning of a forecast once, with the rows it is about where it is not about all."""
-    rows: dict[str, list[str]] = {}
-    for number, row in enumerate(predictions, start=1):
-        if row["warning"]:
-            rows.setdefault(row["warning"], []).append(str(number))
-    return [
-        warning if len(about) == len(predictions) else f"row {', '.join(about)}: {warning}"
-        for warning, about in rows.items()
-    ]
-
-
-def _form_prediction_table(predictions: list[dict[str, Any]]) -> Any:
-    from rich.table import Table
-
-    table = Table(title="a new run (interval by bootstrap: it takes the form for true)", title_justify="left")
-    for name in (*predictions[0]["columns"], "loss", f"{predictions[0]['level']:.0%} interval"):
-        table.add_column(name, justify="right")
-    for row in predictions:
-        interval = "none" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
-        sizes = [f"{value:.4g}" for value in row["columns"].values()]
-        table.add_row(*sizes, f"{row['loss']:.4f}", interval)
-    return table
-
-
-def _budget_table(certificate: dict[str, Any]) -> Any:
-    from rich.table import Table
-
-    table = Table(title=f"budgets ({certificate['status']})", title_justify="left")
-    for name in ("FLOPs", "runs", f"best {certificate['axis']}", "least loss"):
-        table.add_column(name, justify="right")
-    table.add_column("shape")
-    for one in certificate["budgets"]:
-        best, least = ("none" if one[key] is None else f"{one[key]:.4g}" for key in ("optimum", "loss"))
-        table.add_row(f"{one['flops']:.3g}", str(one["runs"]), best, least, one["shape"])
-    return table
-
-
-def _evidence_table(certificate: dict[str, Any]) -> Any:
-    """Profiles, and the runs that move the answer most."""
-    from rich.table import Table
-
-    table = Table(title="evidence", title_justify="left", show_header=False)
-    table.add_column("what")
-    table.add_column("value")
-    for name, ends in certificate["profile"].items():
-        low, high = ("open" if ends[end] is None else f"{ends[end]:.4g}" for end in ("low", "high"))
-        table.add_row(f"{name}, {ends['level']:.0%} profile", f"{low} to {high}")
-    influence = certificate["influence"]
-    if isinstance(influence, dict) and influence["answer"] is not None:
-        table.add_row(f"D/N at {influence['flops']:.3g} FLOPs", f"{influence['answer']:.4g}")
-        for group in influence["groups"]:
-            losses = ", ".join(f"{run['loss']:.4g}" for run in group["runs"])
-            table.add_row(f"without the runs of loss {losses}", f"{group['answer']:.4g}")
-    return table

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     given = _columns(args)
     if args.name is None:
-        if given:
+        if given or args.flops is not None:
             raise ValueError("values are for one law: name it, such as isoflop laws besiroglu-2024 --flops 1e21")
         _list(PRESETS, args.json)
         return 0

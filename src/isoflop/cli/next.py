@@ -1,7 +1,7 @@
 """Which runs to train next: those that most shrink the interval of a forecast, or of the best size, for a budget.
 
 isoflop next runs.csv --n params --d tokens --loss val_loss --budget 1e20 --target 1e22
-isoflop next study/runs.parquet --budget 1e15 --target 7e9,1.4e11 --runs 4 --json
+isoflop next study/runs.parquet --budget 1e15 --target 7e9,1.4e11 --runs-at-most 4 --json
 isoflop next runs.csv --n params --d tokens --loss val_loss --budget 1e20 --target 1e22 --goal optimal-n
 isoflop next --prior-only --budget 1e19 --target 1e21
 isoflop next runs.csv --n params --d tokens --loss val_loss --budget 1e20 --target 1e22 --candidates possible.csv
@@ -53,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_candidate_arguments(parser)
     parser.add_argument("--runs-at-most", type=int, metavar="K", dest="most", help="how many runs to propose")
     add_level(parser, 0.9)
+    parser.add_argument(
+        "--force", action="store_true", help="go on even where the table looks mistaken (duplicates, mixed units)"
+    )
     parser.add_argument("--json", action="store_true", help="print the JSON document instead of a table")
 
 
@@ -119,7 +122,7 @@ def _propose(args: argparse.Namespace) -> "tuple[Proposal, str]":
     convention = runs.convention if runs else "no runs; compute is 6 N D"
     goal = _goal(args.goal, told, flops, point)
     proposal = propose(told, candidates, goal, args.budget, args.level, args.most)
-    notes = [*proposal.notes, *(runs.doubts if runs else ())]
+    notes = [*proposal.notes, *(_mistakes(runs) if runs else ())]
     if proposal.spent >= flops:
         notes.append(f"together these runs cost more than the target itself, of {flops:.3g} FLOPs: train that instead")
     return msgspec.structs.replace(proposal, notes=notes), convention
@@ -131,7 +134,16 @@ def _runs(args: argparse.Namespace) -> "Runs | None":
     runs = read(args)
     if not len(runs.n):
         raise ValueError(f"{args.runs}: none of its {runs.rows} rows is a finished run; --prior-only needs none")
+    wrong = _mistakes(runs)
+    if wrong and not args.force:
+        raise ValueError(f"{args.runs}: {'; '.join(wrong)}; mend the table, or --force goes on with it")
     return runs
+
+
+def _mistakes(runs: "Runs") -> list[str]:
+    from isoflop.laws.soundness import mistakes
+
+    return [*mistakes(runs.n, runs.d, runs.loss), *runs.doubts]
 
 
 def _prior(candidates: "Candidates") -> "Posterior":

@@ -12,14 +12,13 @@ from isoflop.laws.influence import Influence
 from isoflop.laws.profile import Profile
 from isoflop.laws.sensitivity import Alternative, ResidualStructure
 from isoflop.laws.solver import Form, Solution
-from isoflop.laws.soundness import Status
+from isoflop.laws.soundness import MISFIT, Status
 
 ILL_CONDITIONED = 1e4  # singular values of the Jacobian spread wider than this: directions the data do not see
 COLLINEAR = 0.98  # |correlation| of log N and log D over which the two terms can hardly be told apart
 FEW_ROWS_PER_PARAMETER = 2
 FEW_CLUSTERS = 10
 SELDOM = 0.01  # share of the replicates below which a parameter's bound is not named
-MISFIT = 0.05  # residual rms at which the form cannot be said to fit
 OUTLYING = 3.0  # times the residual rms at which a row stands out
 FAR_ROW = 0.03  # residual at which a row is worth a word, whatever the rms
 NEGLIGIBLE = 1e-3  # residual that is not worth one, as nothing a run repeats to

@@ -128,8 +128,9 @@ def multiply(left: Expression, right: Expression) -> Expression:
 def power(base: Expression, exponent: Expression) -> Expression:
     """base ** exponent; the base must be positive where the exponent is no whole number."""
     match base, exponent:
-        case Constant(b), Constant(e) if b > 0 or (e.is_integer() and (b or e > 0)):
-            return constant(float(b**e))
+        case Constant(b), Constant(e) if b >= 0 or e.is_integer():
+            with np.errstate(all="ignore"):  # too large a power, or 0^-1, is infinite here, an error in Python
+                return constant(float(np.float64(b) ** e))
         case _, Constant(0.0):
             return constant(1.0)
         case _, Constant(1.0):

@@ -23,11 +23,12 @@ from isoflop.laws.forms import Array, PowerSum
 from isoflop.laws.optimum import Interval, Law
 from isoflop.laws.profile import profiles
 from isoflop.laws.solver import Problem, Solution, solve
-from isoflop.laws.soundness import soundness, wild_row
+from isoflop.laws.soundness import misfit, soundness, wild_row
 
 DELTA = 1e-3  # Hoffmann et al. 2022, appendix D.3
 START_EXPONENTS = (0.1, 0.16, 0.25, 0.4, 0.63, 1.0)  # every pair is a start; published exponents lie well within
 CHECK_EVERY = 5  # of the starts, one in so many checks the bootstrap
+MOST_ROWS = 5000  # that are resampled and left out one by one: the work grows as their square
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,13 @@ def fit_law(
     """
     n, d, loss = (np.asarray(column, dtype=float) for column in (n, d, loss))
     _require(n, d, loss, delta, bootstrap)
+    diagnosed = bool(bootstrap) if diagnostics is None else diagnostics
+    require_manageable(len(n), bootstrap > 0 or diagnosed)
     rows = _canonical(n, d, loss, weights, clusters, conventions or {})
     optimum = _optimum(rows, delta)
     drawn = _bootstrap(optimum, rows, delta, bootstrap, seed)
     certificate = _certificate(optimum, rows, drawn, delta)
-    if diagnostics or (diagnostics is None and bootstrap):
+    if diagnosed:
         certificate = _diagnosed(certificate, optimum, rows, delta)
     certificate = msgspec.structs.replace(
         _judged(certificate, optimum, rows, tuple(doubts)),
@@ -197,6 +200,15 @@ def _require(n: Array, d: Array, loss: Array, delta: float, bootstrap: int) -> N
             raise ValueError(f"every row has the same {name}, {column[0]:g}: {term} cannot be fitted; vary {name}")
 
 
+def require_manageable(rows: int, resampled: bool) -> None:
+    """ValueError for a table whose resamples and diagnostics would take hours and tens of gigabytes."""
+    if resampled and rows > MOST_ROWS:
+        raise ValueError(
+            f"{rows} rows: intervals and diagnostics are for at most {MOST_ROWS}; keep one row a run, such as its last "
+            "checkpoint, or ask for the optimum alone with --bootstrap 0"
+        )
+
+
 def scaled_weights(weights: npt.ArrayLike | None, rows: int) -> Array:
     """Weights with a mean of 1; ones where there are none."""
     if weights is None:
@@ -267,7 +279,7 @@ def _judged(certificate: Certificate, optimum: _Optimum, rows: _Rows, doubts: tu
         condition=certificate.condition_number,
         share=certificate.share_of_starts_at_optimum,
         levels=certificate.compute_levels,
-        doubts=(*doubts, *wild_row(rows.n, rows.d, optimum.residuals), *few),
+        doubts=(*doubts, *misfit(certificate.residual_rms), *wild_row(rows.n, rows.d, optimum.residuals), *few),
     )
     told = [reason for reason in found.reasons if "duplicate" in reason or "floor E" in reason or reason in doubts]
     warnings = [*certificate.warnings, *told]

@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from isoflop.laws import certificate as certify
-from isoflop.laws.bootstrap import Bootstrap, bootstrap
-from isoflop.laws.certificate import MISFIT, Evidence, Range
+from isoflop.laws.bootstrap import CHUNK, Bootstrap, bootstrap
+from isoflop.laws.certificate import Evidence, Range
 from isoflop.laws.expression import Evaluator
 from isoflop.laws.expression import names as names_in
-from isoflop.laws.fit import labels_of, scaled_weights
-from isoflop.laws.forms import Array
+from isoflop.laws.fit import labels_of, require_manageable, scaled_weights
+from isoflop.laws.forms import SMALLEST, Array
 from isoflop.laws.formula import Formula, FormulaForm, Prior
 from isoflop.laws.optimum import Interval
 from isoflop.laws.parse import parse
@@ -34,6 +34,7 @@ from isoflop.laws.soundness import (
     Soundness,
     design_doubts,
     duplicates,
+    misfit,
     verdict,
 )
 
@@ -169,6 +170,7 @@ def fit_formula(
     """
     formula = formula.fixed(fixed or {})
     table, y = _table(formula, columns, target)
+    require_manageable(len(y), bootstrap > 0)
     order = np.lexsort((y, *reversed(table.values())))
     labels = None if clusters is None else labels_of(np.asarray(clusters)[order])
     weight = scaled_weights(weights, len(y))[order]
@@ -357,17 +359,24 @@ def _judged(form: FormulaForm, theta: Array, table: dict[str, Array], y: Array, 
     share = shared["share_of_starts_at_optimum"]
     constant = [name for name, values in table.items() if np.ptp(values) <= 1e-12 * np.abs(values).max()]
     refused = [f"every row has the same {name}: what it does to the loss is not seen" for name in constant]
+    refused += _dead(form, theta, table)
     hopeless, doubtful = _design_doubts(table, constant)
     weak = [
         f"{rows} rows for {form.size} parameters" if rows < ROWS_PER_PARAMETER * form.size else None,
         f"condition number {condition:.1e}" if condition is not None and condition > ILL_CONDITIONED else None,
         f"only {share:.0%} of the starts reached the optimum" if share < FEW_STARTS else None,
-        f"residuals of {rms:.1%}: the form does not fit this table" if form.formula.log and rms > MISFIT else None,
+        *(misfit(rms) if form.formula.log else []),
         duplicates(*table.values(), y),
         _floor_doubt(form, theta, y),
         *(f"{form.parameters[k]} at its bound {theta[k]:g}" for k in certify.bounds_touched(form, theta)),
     ]
     return verdict(refused + hopeless, doubtful + [one for one in weak if one])
+
+
+def _dead(form: FormulaForm, theta: Array, table: dict[str, Array]) -> list[str]:
+    """A sentence where the formula, even fitted, is undefined (1/0, the log of a negative number) at rows."""
+    lost = int((form.value(theta[None], form.features(table)) <= SMALLEST).sum())
+    return [f"the formula gives no positive, finite number at {lost} rows"] if lost else []
 
 
 def _floor_doubt(form: FormulaForm, theta: Array, y: Array) -> str | None:
@@ -404,10 +413,9 @@ def _influence(
 ) -> list[RunInfluence]:
     form, size = rows.form, len(y)
     assert isinstance(form, FormulaForm)
-    without = np.ones((size, len(problem.log_loss)))
-    without[np.arange(size), np.arange(size)] = 0.0
-    batch = replace(problem, weights=without * problem.weights)
-    refits = solve(batch, np.repeat(theta[None], size, axis=0), delta, staircase=False, max_steps=STEPS).theta_Sp
+    refits = np.concatenate(
+        [_refits_without(problem, theta, part, delta) for part in np.array_split(np.arange(size), -(-size // CHUNK))]
+    )
     at = rows.features[:, [int(y.argmin())]]
     logs = np.log(form.value(np.concatenate([theta[None], refits]), at))[:, 0]
     values = np.exp(logs + form.log_loss0) if form.formula.log else logs
@@ -415,6 +423,13 @@ def _influence(
     return [
         RunInfluence(row=int(row), residual=float(residuals[row]), prediction=float(values[1 + row])) for row in order
     ]
+
+
+def _refits_without(problem: Problem, theta: Array, left_out: npt.NDArray[np.int64], delta: float) -> Array:
+    """Parameters without each of these rows, (k, p)."""
+    weights = np.where(np.arange(len(problem.log_loss)) == left_out[:, None], 0.0, problem.weights)
+    starts = np.repeat(theta[None], len(left_out), axis=0)
+    return solve(replace(problem, weights=weights), starts, delta, staircase=False, max_steps=STEPS).theta_Sp
 
 
 def _sensitivity(problem: Problem, theta: Array, delta: float) -> dict[str, dict[str, float]]:

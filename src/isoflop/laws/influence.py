@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
+from isoflop.laws.bootstrap import CHUNK
 from isoflop.laws.forms import Array, PowerSum
 from isoflop.laws.solver import Problem, solve
 
@@ -108,8 +109,8 @@ def influence(
     answer = float(log_ratio(form, theta[None], flops)[0])
     runs = np.arange(len(residuals)) if labels is None else labels
     size = int(runs.max()) + 1
-    without = (runs != np.arange(size)[:, None]).astype(float)
-    _, alone = table.refit(theta, problem.weights * without)
+    parts = np.array_split(np.arange(size), -(-size // CHUNK))
+    alone = np.concatenate([table.refit(theta, problem.weights * _without(runs, part))[1] for part in parts])
     shifts = alone - answer
 
     def removal(run: int, value: float) -> Removal:
@@ -126,7 +127,7 @@ def influence(
     error = None if np.isnan(answer) else float(np.sqrt(total * (size - 1) / size))
     most = min(GROUP, max(1, int(GROUP_SHARE * size)))
     signs = () if np.isnan(answer) or total == 0 else (1.0, -1.0)
-    chosen = [_grow(table, theta, without, sign * known, sign, most) for sign in signs]
+    chosen = [_grow(table, theta, runs, sign * known, sign, most) for sign in signs]
     groups = [_group(steps, answer, error or 0.0, size, removal) for steps in chosen]
     lone = share is not None and share > max(LONE_SHARE, 3 * 2 * np.log(size) / size) and abs(known).max() > NOTABLE
     flagged = lone or any(_remarkable(group) for group in groups)
@@ -142,21 +143,26 @@ def influence(
     )
 
 
-def _grow(table: _Table, theta: Array, without: Array, gains: Array, sign: float, most: int) -> list[tuple[int, float]]:
-    """Runs left out one after the other, each the one that moves the answer furthest, and the log answers.
+def _without(runs: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64]) -> Array:
+    """0 at the rows of each chosen run and 1 elsewhere, shape (chosen, n); `runs` (n,) says whose a row is."""
+    kept: Array = (runs != chosen[:, None]).astype(float)
+    return kept
 
-    `without` (runs, n) is 0 at the rows of a run and 1 elsewhere.
-    """
+
+def _grow(
+    table: _Table, theta: Array, runs: npt.NDArray[np.int64], gains: Array, sign: float, most: int
+) -> list[tuple[int, float]]:
+    """Runs left out one after the other, each the one that moves the answer furthest, and the log answers."""
     left = np.argsort(-gains, kind="stable")[:SHORTLIST]
     weights, chosen = table.problem.weights.copy(), list[tuple[int, float]]()
     for _ in range(most):
-        theta_Kp, answers = table.refit(theta, weights * without[left])
+        theta_Kp, answers = table.refit(theta, weights * _without(runs, left))
         moved = np.where(np.isnan(answers), -np.inf, sign * answers)
         best = int(moved.argmax())
         if not np.isfinite(moved[best]):
             break
         chosen.append((int(left[best]), float(answers[best])))
-        weights, theta = weights * without[left[best]], theta_Kp[best]
+        weights, theta = weights * _without(runs, left[[best]])[0], theta_Kp[best]
         left = np.delete(left, best)
         if not len(left):
             break

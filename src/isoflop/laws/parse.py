@@ -6,6 +6,7 @@ identifiers are written in backquotes: `Model Size`.
 """
 
 import ast
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 
@@ -79,21 +80,26 @@ class _Reader:
             raise ValueError(f"formula: nested deeper than {DEEPEST} operations")
         match node:
             case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
-                return ex.constant(float(value))
-            case ast.Name(id=name):
+                return self._finite(ex.constant(float(repr(value))))  # float() itself fails on huge integers
+            case ast.Name(id=name) if not name.startswith("__"):
                 return self._name(name)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return ex.negate(self.read(operand, depth + 1))
             case ast.UnaryOp(op=ast.UAdd(), operand=operand):
                 return self.read(operand, depth + 1)
             case ast.BinOp(left=left, op=operator, right=right) if type(operator) in OPERATORS:
-                return OPERATORS[type(operator)](self.read(left, depth + 1), self.read(right, depth + 1))
+                return self._finite(OPERATORS[type(operator)](self.read(left, depth + 1), self.read(right, depth + 1)))
             case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
                 return self._call(name, [self.read(argument, depth + 1) for argument in arguments])
         raise ValueError(
             f"formula '{self.text}': '{ast.unparse(node)[:60]}' is no arithmetic; use numbers, names, + - * / ^ and "
             f"the functions {FUNCTIONS}"
         )
+
+    def _finite(self, told: Expression) -> Expression:
+        if isinstance(told, ex.Constant) and not math.isfinite(told.value):
+            raise ValueError(f"formula '{self.text}': a number in it is too large, or none at all")
+        return told
 
     def _name(self, name: str) -> Expression:
         if name in self.quoted:

@@ -18,6 +18,7 @@ ROWS_PER_PARAMETER = 2
 ILL_CONDITIONED = 1e4
 FEW_STARTS = 0.2  # share at the best optimum below which it may not be the best
 WILD = 0.2  # residual of log loss that no noise and no bend of a law explains
+MISFIT = 0.05  # residual rms at which the form cannot be said to fit
 WIDEST_GAP = 300.0  # ratio of neighbouring N (or D) beyond which units are suspected
 FLOPS_SPREAD = 1.25  # ratio of the extreme FLOPs / (6 N D) of one table that two conventions are suspected from
 FLOPS_FACTOR = 2.0  # a constant factor that no count of embeddings, attention or recomputation explains
@@ -97,6 +98,11 @@ def wild_row(n: Array, d: Array, residuals: Array) -> list[str]:
     ]
 
 
+def misfit(rms: float) -> list[str]:
+    """A sentence where residuals of log loss are too large for the form to be the table's."""
+    return [f"residuals of {rms:.1%}: the form does not fit this table"] if rms > MISFIT else []
+
+
 def verdict(hopeless: list[str], doubtful: list[str]) -> Soundness:
     """The status that reasons amount to."""
     status: Status = "refused" if hopeless else "weak" if doubtful else "sound"
@@ -105,11 +111,17 @@ def verdict(hopeless: list[str], doubtful: list[str]) -> Soundness:
 
 def table_notes(n: Array, d: Array, loss: Array) -> list[str]:
     """What is doubtful about a table whatever is fitted to it."""
-    told = [duplicates(n, d, loss), *_gaps(n, d)]
+    told = mistakes(n, d, loss)
     if min(np.ptp(np.log(n)), np.ptp(np.log(d))) > 0:
         correlation = abs(float(np.corrcoef(np.log(n), np.log(d))[0, 1]))
         if correlation > COLLINEAR:
             told.append(f"log N and log D move together (correlation {correlation:.3f}): what each does is a guess")
+    return told
+
+
+def mistakes(n: Array, d: Array, loss: Array) -> list[str]:
+    """What looks like a mistake in the table itself, which no prior about laws makes good."""
+    told = [duplicates(n, d, loss), *_gaps(n, d)]
     return [one for one in told if one]
 
 
