@@ -19,14 +19,25 @@ def print_report(report: "Report", out: Path) -> None:
     from rich.console import Console
 
     console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=PIPED_WIDTH)
-    columns = ("bits/weight", "bytes", "nats/token", "above the original", "same likeliest token", "seconds")
+    columns = (
+        "bits/weight",
+        "bytes",
+        "in memory",
+        "nats/token",
+        "above the original",
+        "same likeliest token",
+        "seconds",
+    )
     table = new_table("", *columns, last="right")
-    table.add_row("original", "", scaled(report.original_bytes, BYTES), f"{report.original_loss:.4f}", "", "", "")
+    table.add_row(
+        "original", "", *[scaled(report.original_bytes, BYTES)] * 2, f"{report.original_loss:.4f}", "", "", ""
+    )
     for figure in report.figures:
         table.add_row(
             figure.method,
             f"{figure.bits_per_weight:.3f}",
             scaled(figure.bytes, BYTES),
+            scaled(figure.memory_bytes, BYTES),
             f"{figure.loss:.4f}",
             _interval(figure.loss_change, "+.4f"),
             _interval(figure.agreement, ".4f"),

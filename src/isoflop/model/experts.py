@@ -10,8 +10,11 @@ from isoflop.model.activation import activate
 from isoflop.model.dispatch import Rows, combine, dispatch, sort_rows
 from isoflop.model.grouped import grouped_matmul
 from isoflop.model.kernels.experts import multiplies_rows, rows_of_experts
+from isoflop.model.kernels.rows import unrecorded
 from isoflop.model.linear import Linear
 from isoflop.model.mlp import Mlp
+from isoflop.model.quantized import QuantizedWeight
+from isoflop.model.quantized_experts import QuantizedExperts
 from isoflop.model.routing import RouterStats, capacity, choose, expert_counts, statistics
 
 FEW = 64  # rows that without gradients are not worth sorting
@@ -51,6 +54,12 @@ class MixtureOfExperts(nn.Module):
         y_BTM = y_NM.view_as(x_BTM)
         return (y_BTM, statistics(logits_NE, chosen, f, len(x_BTM))) if self.training else y_BTM
 
+    def quantize(self, name: str, weight: QuantizedWeight) -> None:
+        """Put codes where the stack of matrices `name` was; their rows lie one expert's after the other's."""
+        n_experts = self.feed_forward.n_experts
+        delattr(self, name)
+        setattr(self, name, QuantizedExperts(weight, n_experts))
+
     def loss(self, stats: RouterStats) -> Tensor:
         """The weighted sum of the router's losses, a scalar."""
         f = self.feed_forward
@@ -76,7 +85,7 @@ class MixtureOfExperts(nn.Module):
     def _mix(self, x_NM: Tensor, weight_NK: Tensor, expert_NK: Tensor, n_sequences: int) -> Tensor:
         f = self.feed_forward
         unsorted = expert_NK.numel() <= FEW and f.capacity_factor is None
-        if unsorted and multiplies_rows(x_NM, self.down):
+        if unsorted and all(_takes_rows(x_NM, getattr(self, name)) for name in (self.first, "down")):
             return self._mix_few(x_NM, weight_NK, expert_NK)
         rows = sort_rows(expert_NK, expert_counts(expert_NK, f.n_experts), capacity(f, len(x_NM)), n_sequences)
         x_RM = dispatch(x_NM, rows)
@@ -99,12 +108,22 @@ class MixtureOfExperts(nn.Module):
         return y_RM.view(-1, f.top_k, x_NM.shape[-1]).sum(1) if f.top_k > 1 else y_RM
 
     def _rows(self, name: str, x_R: Tensor, expert_R: Tensor) -> Tensor:
-        bias_E = getattr(self, f"{name}_bias") if self.feed_forward.bias else None
-        return rows_of_experts(x_R, getattr(self, name), bias_E, expert_R)
+        weight, bias_E = getattr(self, name), getattr(self, f"{name}_bias") if self.feed_forward.bias else None
+        if not isinstance(weight, QuantizedExperts):
+            return rows_of_experts(x_R, weight, bias_E, expert_R)
+        y_R = weight.rows(x_R, expert_R)
+        return y_R if bias_E is None else y_R + bias_E.to(y_R.dtype).index_select(0, expert_R)
 
     def _linear(self, name: str, x_R: Tensor, rows: Rows) -> Tensor:
-        y_R = rows.served(grouped_matmul(rows.served(x_R), getattr(self, name), rows.ends_E))
+        weight, x_R = getattr(self, name), rows.served(x_R)
+        coded = isinstance(weight, QuantizedExperts)
+        y_R = weight.sorted_rows(x_R, rows.ends_E) if coded else grouped_matmul(x_R, weight, rows.ends_E)
+        y_R = rows.served(y_R)
         if not self.feed_forward.bias:
             return y_R
         bias_E: Tensor = getattr(self, f"{name}_bias")
         return y_R + bias_E.to(y_R.dtype).index_select(0, rows.expert_R)
+
+
+def _takes_rows(x_NM: Tensor, weight: Tensor | QuantizedExperts) -> bool:
+    return unrecorded(x_NM) if isinstance(weight, QuantizedExperts) else multiplies_rows(x_NM, weight)

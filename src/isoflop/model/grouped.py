@@ -62,7 +62,7 @@ def _multiply(x_RM: Tensor, weight_EMF: Tensor, ends_E: Tensor) -> Tensor:
 ONEDNN_PRODUCT = 2**23
 
 
-def _groups(ends: Tensor) -> Iterator[tuple[int, int, int]]:
+def groups_of_rows(ends: Tensor) -> Iterator[tuple[int, int, int]]:
     """Expert, first row, end; of those that have rows."""
     start = 0
     for expert, end in enumerate(ends.tolist()):
@@ -83,7 +83,7 @@ def _weight_gradient(x: Tensor, grad: Tensor, ends: Tensor) -> Tensor:
     if _torch_takes(x, grad):
         return F.grouped_mm(x.contiguous().t(), grad.contiguous(), offs=ends)
     out = x.new_zeros(len(ends), x.shape[-1], grad.shape[-1])
-    for expert, start, end in _groups(ends):
+    for expert, start, end in groups_of_rows(ends):
         torch.mm(x[start:end].t(), grad[start:end], out=out[expert])
     return out
 
@@ -97,7 +97,7 @@ def _torch_takes(x: Tensor, y: Tensor) -> bool:
 
 def _loop(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     out = x.new_empty(x.shape[0], weight.shape[-1])
-    for expert, start, end in _groups(ends):
+    for expert, start, end in groups_of_rows(ends):
         torch.mm(x[start:end], weight[expert], out=out[start:end])
     return out
 
@@ -105,7 +105,7 @@ def _loop(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
 def _by_onednn(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     """A product is copied to its place while it is still in the cache."""
     multiply, out = torch.ops.mkldnn._linear_pointwise, x.new_empty(x.shape[0], weight.shape[-1])
-    for expert, start, end in _groups(ends):
+    for expert, start, end in groups_of_rows(ends):
         out[start:end] = multiply(x[start:end], weight[expert].t(), None, "none", [], "")
     return out
 

@@ -71,7 +71,8 @@ class HuggingFaceFolder:
         matrices = self.matrices()
         whole = {name: shape for name, shape in self.shapes.items() if name not in matrices}
         model = fill(self.decoder, dtype or self.dtype, whole, self.make)
-        install(model, matrices)
+        for name in list(matrices):  # one after the other, so that no more than one is ever there twice
+            install(model, {name: matrices.pop(name)})
         return model
 
     def matrices(self) -> dict[str, QuantizedWeight]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from isoflop.model import DecoderModel
+from isoflop.model.experts import MixtureOfExperts
 from isoflop.model.linear import Linear
 from isoflop.model.quantized import (
     DTYPES,
@@ -37,6 +38,7 @@ from isoflop.weights.link import Shape
 from isoflop.weights.writer import Form
 
 QUANTIZATION = "quantization.json"
+UNPACKED = 2**24  # bytes on the way from bits to codes
 HEAD = "head.weight"  # of a tied table, the copy that multiplies
 
 
@@ -118,16 +120,23 @@ def restored(name: str, matrix: Matrix, shape: Shape, read: Callable[[str], Tens
     writes."""
     d_in = _rows(shape)[1]
     parts = {full.removeprefix(stem_of(name) + "."): read(full).clone() for full in forms_of(name, matrix, shape)}
-    codes = unpack_bits(parts["codes"], matrix.format.bits, d_in)
+    codes, bits = parts["codes"], matrix.format.bits
     if isinstance(matrix.format, Float8) and bool(((codes & 127) == 127).any()):
         raise ValueError(f"tensor '{stem_of(name)}.codes' holds a code that is no number")
     order = parts.get("order")
     if order is not None and not torch.equal(order.sort().values, torch.arange(d_in)):
         raise ValueError(f"tensor '{stem_of(name)}.order' is no order of {d_in} columns")
-    codes = pack_halves(codes) if matrix.format.bits <= 4 else codes
+    if bits not in (4, 8):  # those lie in memory as in the files
+        codes = _in_memory(codes, bits, d_in)
     return QuantizedWeight(
         matrix.format, d_in, codes, parts["scales"], parts.get("zeros"), order, parts.get("in_scales")
     )
+
+
+def _in_memory(codes: Tensor, bits: int, d_in: int) -> Tensor:
+    """Codes of the files as memory has them, a few rows at a time: on the way each bit takes a byte."""
+    parts = (unpack_bits(rows, bits, d_in) for rows in codes.split(max(1, UNPACKED // (8 * d_in))))
+    return torch.cat([pack_halves(part) if bits < 4 else part for part in parts])
 
 
 def pack_bits(codes: Tensor, bits: int) -> Tensor:
@@ -154,7 +163,7 @@ def dense(weight: QuantizedWeight, shape: Shape) -> Tensor:
 
 
 def install(model: DecoderModel, weights: Mapping[str, QuantizedWeight]) -> None:
-    """Put modules of codes where matrices were. Experts multiply by what their codes stand for, in the model's type."""
+    """Put modules of codes where matrices were."""
     for name, weight in weights.items():
         if name == HEAD and model.head is None:
             model.head = QuantizedLinear(weight)
@@ -166,8 +175,8 @@ def install(model: DecoderModel, weights: Mapping[str, QuantizedWeight]) -> None
             bias = None if module.bias is None else module.bias.detach()
             setattr(model.get_submodule(parent), own, QuantizedLinear(weight, bias))
         else:
-            values = dense(weight, tuple(getattr(module, last).shape)).to(model.dtype)
-            setattr(module, last, torch.nn.Parameter(values))
+            assert isinstance(module, MixtureOfExperts)
+            module.quantize(last, weight)
 
 
 def require_plain(model: DecoderModel, path: str) -> None:
