@@ -32,7 +32,9 @@ def show(plan: "Plan", rows: "list[Varied]", bars: "list[Bar]") -> None:
         console.print(plan.over_training.words)
     for lever in plan.levers:
         console.print(f"lever: {lever.words}")
-    for note in plan.notes:
+    missing = [f"{one.family}: {one.why_not}" for one in plan.candidates if one.why_not]
+    missing += [f"{row.key} = {row.value}: {row.why_not}" for row in rows if row.why_not]
+    for note in [*missing, *plan.notes]:
         console.print(f"[yellow]note:[/] {note}")
     console.print(f"[dim]{plan.command}[/]")
 
@@ -70,9 +72,7 @@ def _shown(quantity: "Quantity", form: str) -> tuple[str, str, str]:
 
 
 def _points(plan: "Plan") -> "Table":
-    table = new_table(
-        "before rounding", "parameters", "tokens", "loss", "training FLOPs", f"lifetime, {plan.lifetime_unit}"
-    )
+    table = new_table("before rounding", "parameters", "tokens", "loss", "lifetime")
     _point(table, "best to train", plan.training_optimal)
     if plan.lifetime_optimal is not None:
         _point(table, "cheapest of its loss", plan.lifetime_optimal)
@@ -80,28 +80,30 @@ def _points(plan: "Plan") -> "Table":
     if near is not None:
         sizes = f"{scaled(near.n_low, COUNTS)} to {scaled(near.n_high, COUNTS)}"
         tokens = f"{scaled(near.tokens_low, COUNTS)} to {scaled(near.tokens_high, COUNTS)}"
-        table.add_row(f"within {near.within:.1%}", sizes, tokens, "", "", "")
+        table.add_row(f"within {near.within:.1%}", sizes, tokens, "", "")
         if near.n_best_low is not None and near.n_best_high is not None:
             sure = f"{scaled(near.n_best_low, COUNTS)} to {scaled(near.n_best_high, COUNTS)}"
-            table.add_row(f"best size, {near.level:.0%}", sure, "", "", "", "")
+            table.add_row(f"best size, {near.level:.0%}", sure, "", "", "")
+    table.caption = f"lifetime: training and serving together, {plan.lifetime_unit}"
     return table
 
 
 def _point(table: "Table", name: str, point: "Point") -> None:
     loss = "" if point.loss is None else f"{point.loss:.4f}"
     counts = (scaled(point.n_params, COUNTS), scaled(point.tokens, COUNTS))
-    table.add_row(name, *counts, loss, f"{point.train_flops:.4g}", f"{point.lifetime:.4g}")
+    table.add_row(name, *counts, loss, f"{point.lifetime:.4g}")
 
 
 def _candidates(plan: "Plan") -> "Table":
-    table = new_table("candidates", "parameters", "active", "tokens", "behind", "P(best)", "verdict")
+    table = new_table("candidates", "parameters", "active", "tokens", "behind", "best", "verdict")
     for one in plan.candidates:
         if one.n_params is None or one.n_active is None or one.tokens is None:
-            table.add_row(one.family, "", "", "", "", "", f"none: {one.why_not}")
+            table.add_row(one.family, "", "", "", "", "", "none")
             continue
-        behind = "" if one.behind is None else f"{one.behind.low:+.3f} to {one.behind.high:+.3f}"
+        behind = "" if one.behind is None else f"{one.behind.low:+.3f} {one.behind.high:+.3f}"
         counts = [scaled(value, COUNTS) for value in (one.n_params, one.n_active, one.tokens)]
         table.add_row(one.family, *counts, behind, "" if one.p_best is None else f"{one.p_best:.0%}", one.verdict or "")
+    table.caption = "behind: loss over the recommended, its interval; best: the probability of being the best"
     return table
 
 
@@ -120,7 +122,7 @@ def _varied(rows: "list[Varied]") -> "Table":
     for row in rows:
         name = f"{row.key} = {row.value}"
         if row.n_params is None or row.tokens is None:
-            table.add_row(name, f"none: {row.why_not}", "", "", "", "")
+            table.add_row(name, "none", "", "", "", "")
             continue
         loss, wins = ("" if v is None else form.format(v) for v, form in ((row.loss, "{:.4f}"), (row.p_best, "{:.0%}")))
         table.add_row(name, row.family or "", scaled(row.n_params, COUNTS), scaled(row.tokens, COUNTS), loss, wins)

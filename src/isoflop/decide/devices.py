@@ -107,7 +107,11 @@ def bill_of(decoder: Decoder, cluster: Cluster, context: int, tokens: float) -> 
 
 def flops_an_hour(field: Field, total: float, cluster: Cluster, context: int) -> float:
     """Exact FLOPs that a device hour buys for a family at about this size."""
-    decoder = of_size(field.curve.shape, total)
+    return flops_an_hour_of(of_size(field.curve.shape, total), cluster, context)
+
+
+def flops_an_hour_of(decoder: Decoder, cluster: Cluster, context: int) -> float:
+    """Exact FLOPs that a device hour buys for a decoder, time lost to failures counted."""
     told = training_of(decoder, cluster, context)
     a_token = flops(decoder, context, "exact").train_per_token
     return told.tokens_per_s_per_device.value * goodput(cluster.count).share.value * 3600 * a_token

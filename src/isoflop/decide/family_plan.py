@@ -6,10 +6,18 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
+from isoflop.cost.flops import flops
 from isoflop.decide.answer import NoPlan
 from isoflop.decide.belief import Believed
 from isoflop.decide.curve import Member, member
-from isoflop.decide.devices import Cluster, device_hours, flops_an_hour, usual_flops_an_hour, with_serving
+from isoflop.decide.devices import (
+    Cluster,
+    device_hours,
+    flops_an_hour,
+    flops_an_hour_of,
+    usual_flops_an_hour,
+    with_serving,
+)
 from isoflop.decide.field import Field, field_of, setting
 from isoflop.decide.optimum import Spot, at, cheapest_of_loss, least_loss, on_path
 from isoflop.decide.question import QualityOf, Question, TargetLoss
@@ -55,14 +63,15 @@ def family_plan(question: Question, family: str, cluster: Cluster | None) -> Fam
         return _of_quality(question, field, cluster)
     hours = None if cluster is None else device_hours(question.goal, cluster)
     if cluster is None:
-        return _finished(question, field, question.goal.amount)
+        return _finished(question, field, question.goal.amount, None)
     rate, budget, total = usual_flops_an_hour(cluster), question.goal.amount, 0.0
     for _ in range(ROUNDS):
         limited = field if hours is None else replace(field, limited_m=field.curve.train_m / rate)
         total = at(field.curve.total_m, _least(limited, hours or budget).place)
         rate = flops_an_hour(field, total, cluster, question.context)
     limited = field if hours is None else replace(field, limited_m=field.curve.train_m / rate)
-    return _finished(question, with_serving(limited, question, cluster, total, rate), hours or budget)
+    whole = with_serving(limited, question, cluster, total, rate)
+    return _finished(question, whole, hours or budget, None if hours is None else cluster)
 
 
 def _least(field: Field, budget: float) -> Spot:
@@ -87,24 +96,24 @@ def _nothing(field: Field, budget: float) -> str:
     )
 
 
-def _finished(question: Question, field: Field, budget: float) -> FamilyPlan:
+def _finished(question: Question, field: Field, budget: float, timed: Cluster | None) -> FamilyPlan:
+    """The plan of a budget, in device hours of the cluster where it is `timed`."""
     training = _least(field, budget)
     chosen = on_path(field, budget, training)
     lifetime = None
     if field.serve_m.any() and field.believed.average.told:
         lifetime = cheapest_of_loss(field, training.log_loss, True, training.place)
     built = _built(question, field, chosen)
-    per_token = built.train_flops / at(field.curve.train_m, chosen.place) * at(field.limited_m, chosen.place)
-    return FamilyPlan(
-        field,
-        budget,
-        training,
-        lifetime,
-        chosen,
-        built,
-        min(budget / per_token, field.most_tokens),
-        question.served.tokens,
-    )
+    bought = budget / built.train_flops
+    if timed is not None:
+        bought = budget * flops_an_hour_of(built.decoder, timed, question.context) / exact_flops(built, question)
+    tokens = min(bought, field.most_tokens)
+    return FamilyPlan(field, budget, training, lifetime, chosen, built, tokens, question.served.tokens)
+
+
+def exact_flops(built: Member, question: Question) -> float:
+    """FLOPs that a token of training needs, however the question counts them."""
+    return flops(built.decoder, question.context, "exact").train_per_token
 
 
 def _built(question: Question, field: Field, spot: Spot) -> Member:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from isoflop.cost.serving import BYTES_A_WEIGHT, WeightType
 from isoflop.decide.belief import Average, Believed, Data
-from isoflop.decide.curve import Curve, Setting, curve
+from isoflop.decide.curve import Curve, Member, Setting, curve
 from isoflop.decide.factors import factor_of
 from isoflop.decide.question import Question
 from isoflop.decide.shapes import of_size
@@ -94,6 +94,12 @@ def believed_of(question: Question, costs: Curve, laws: Average, own: bool) -> B
     typical = of_size(costs.shape, TYPICAL)
     factor = factor_of(typical, costs.total_m, costs.active_m, own)
     return Believed(laws, Data(question.unique_tokens), factor, costs.n)
+
+
+def member_bytes(built: Member, weights: WeightType) -> float:
+    """Bytes to serve a decoder: weights, tables in half precision, and one request's cache. Exact."""
+    tables = built.active - built.non_embedding
+    return (built.total - tables) * BYTES_A_WEIGHT[weights] + 2 * tables + built.cache_bytes
 
 
 def serving_bytes(costs: Curve, weights: WeightType) -> Array:

@@ -10,7 +10,7 @@ from isoflop.decide.family_plan import FamilyPlan
 from isoflop.decide.optimum import tokens_for_loss
 from isoflop.decide.question import Question
 
-BELOW, ABOVE, EVERY = 130, 90, 6  # sizes of the grid about the training optimum
+BELOW, ABOVE, EVERY = 130, 90, 4  # sizes of the grid about the training optimum
 DEAREST = 20.0  # times the least training cost, beyond which a size of equal loss is not shown
 
 

@@ -8,18 +8,21 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from isoflop.decide.answer import Lever
 from isoflop.decide.belief import Data
 from isoflop.decide.devices import HOURS, Cluster, demand_of, served_by
 from isoflop.decide.family_plan import FamilyPlan
 from isoflop.decide.field import Field
-from isoflop.decide.optimum import Spot, at, least_loss_of_lifetime
+from isoflop.decide.numbers import short
+from isoflop.decide.optimum import at, least_loss_of_lifetime
 from isoflop.decide.question import ON_DEVICES, Question
 from isoflop.hardware import GIB
+from isoflop.laws.forms import Array
 
 MOST = 3
-BISECTIONS = 30
-MOST_WORTH = math.log(1e3)
+STEPS = np.geomspace(1.0, 64.0, 13)  # times the cost, at which it is seen what more would do
 LEAST_WORTH = 1.001
 
 
@@ -36,13 +39,15 @@ def levers(question: Question, one: FamilyPlan, plans: list[FamilyPlan], cluster
     """The three changes that help most, the best first; none where the laws tell no loss."""
     if not one.field.believed.average.told:
         return []
-    told = [lever for change in _changes(question, one, plans, cluster) if (lever := _lever(one, change)) is not None]
+    scale = _scale(one)
+    told = [lever for change in _changes(question, one, plans, cluster) if (lever := _lever(one, change, scale))]
     return sorted((lever for lever in told if lever.worth > LEAST_WORTH), key=lambda lever: -lever.worth)[:MOST]
 
 
 def _changes(question: Question, one: FamilyPlan, plans: list[FamilyPlan], cluster: Cluster | None) -> Iterator[Change]:
     field, cost = one.field, one.lifetime_cost
-    yield Change("twice the cost, training and serving", field, 2 * cost)
+    whole = "twice the budget, for serving too" if field.serve_m.any() else "twice the budget"
+    yield Change(whole, field, 2 * cost)
     if question.unique_tokens is not None:
         more = Data(2 * question.unique_tokens)
         believed = replace(field.believed, data=more)
@@ -78,15 +83,20 @@ def _quantized(question: Question, one: FamilyPlan, cluster: Cluster | None) -> 
     )
 
 
-def _lever(one: FamilyPlan, change: Change) -> Lever | None:
+def _scale(one: FamilyPlan) -> Array:
+    """Log loss of the field as it is at `STEPS` times its cost; infinite where nothing is possible."""
+    spots = [least_loss_of_lifetime(one.field, one.lifetime_cost * step) for step in STEPS.tolist()]
+    return np.array([math.inf if spot is None else spot.log_loss for spot in spots])
+
+
+def _lever(one: FamilyPlan, change: Change, scale: Array) -> Lever | None:
     spot = least_loss_of_lifetime(change.field, change.cost)
-    base = least_loss_of_lifetime(one.field, one.lifetime_cost)
-    if spot is None or base is None:
+    if spot is None or not math.isfinite(scale[0]):
         return None
-    worth = _worth(one, spot.log_loss, base)
-    loss, before = math.exp(spot.log_loss), math.exp(base.log_loss)
+    worth = float(np.exp(np.interp(-spot.log_loss, -scale, np.log(STEPS))))
+    loss, before = math.exp(spot.log_loss), math.exp(scale[0])
     size = at(change.field.curve.total_m, spot.place)
-    words = f"{change.words}: loss {loss - before:+.4f}, worth {worth:.3g} times the cost; {size:.3g} parameters, "
+    words = f"{change.words}: loss {loss - before:+.4f}, worth {worth:.3g} times the budget; {short(size)} parameters, "
     return Lever(
         change=change.words,
         loss=loss,
@@ -95,18 +105,5 @@ def _lever(one: FamilyPlan, change: Change) -> Lever | None:
         tokens=spot.tokens,
         cost_change=change.cost / one.lifetime_cost - 1,
         worth=worth,
-        words=f"{words}{spot.tokens:.3g} tokens",
+        words=f"{words}{short(spot.tokens)} tokens",
     )
-
-
-def _worth(one: FamilyPlan, log_loss: float, base: Spot) -> float:
-    """The factor on the cost at which the field as it is reaches this loss, at most a thousand."""
-    if log_loss >= base.log_loss:
-        return 1.0
-    low, high = 0.0, MOST_WORTH
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        spot = least_loss_of_lifetime(one.field, one.lifetime_cost * math.exp(middle))
-        above = spot is None or spot.log_loss > log_loss
-        low, high = (middle, high) if above else (low, middle)
-    return math.exp(high)

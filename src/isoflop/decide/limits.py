@@ -10,6 +10,7 @@ from isoflop.decide.belief import Data
 from isoflop.decide.devices import HOURS, Cluster
 from isoflop.decide.family_plan import FamilyPlan
 from isoflop.decide.field import Field
+from isoflop.decide.numbers import short
 from isoflop.decide.optimum import Spot, at, least_loss, on_path
 from isoflop.decide.question import ON_DEVICES, Question, TargetLoss
 
@@ -20,7 +21,7 @@ UNITS = {"flops": "FLOPs", "accelerator-hours": HOURS, "dollars": "dollars", "de
 def binding(question: Question, one: FamilyPlan, cluster: Cluster | None) -> list[Binding]:
     """The limits that bind, the goal first, then those that cost most loss."""
     goal = str(question.goal.__struct_config__.tag)
-    words = f"{goal.replace('-', ' ')} of {question.goal.amount:.4g}: more of it would lower the loss"
+    words = f"{question.goal.amount:.4g} {UNITS[goal]}: more would lower the loss"
     if isinstance(question.goal, TargetLoss):
         words = f"the loss of {question.goal.amount:.4g} that is wanted"
     elif isinstance(question.goal, ON_DEVICES):
@@ -46,7 +47,9 @@ def _others(question: Question, one: FamilyPlan) -> list[Binding]:
         size, best = (at(field.curve.total_m, spot.place) for spot in (one.chosen, one.training))
         loss = math.exp(one.training.log_loss)
         if size < 0.99 * best:
-            words = f"serving makes {size:.3g} parameters cheaper over the lifetime than the {best:.3g} best to train"
+            words = (
+                f"serving makes {short(size)} parameters cheaper over the lifetime than the {short(best)} best to train"
+            )
             found.append(Binding("served tokens", question.served.tokens, "tokens", loss, words))
     return sorted((b for b in found if b is not None), key=lambda b: b.loss_without or here)
 
@@ -63,8 +66,8 @@ def _without(limit: str, value: float, unit: str, free: Field, one: FamilyPlan, 
         return None
     loss = math.exp(spot.log_loss)
     size = at(free.curve.total_m, spot.place)
-    words = f"without the limit of {value:.4g} {unit}: {size:.3g} parameters, {spot.tokens:.3g} tokens, loss {loss:.4f}"
-    return Binding(limit, value, unit, loss, f"{words} instead of {here:.4f}")
+    words = f"without the limit of {value:.4g} {unit}: {short(size)} parameters, {short(spot.tokens)} tokens, "
+    return Binding(limit, value, unit, loss, f"{words}loss {loss:.4f} instead of {here:.4f}")
 
 
 def chosen_in(field: Field, budget: float) -> Spot | None:

@@ -18,7 +18,7 @@ from isoflop.laws.forms import Array
 
 HALF = 0.02  # of log D, over which slopes are taken
 WINDOW = 90  # sizes to either side of the training optimum among which a lifetime's is looked for
-BISECTIONS = 40
+ROUNDS = 21
 TOKENS = (1e3, 1e20)
 
 
@@ -73,11 +73,17 @@ def _refined(value_m: Array, best: int) -> tuple[float, float]:
 def tokens_for_loss(field: Field, log_loss: float) -> Array:
     """Tokens at which each size reaches a loss; infinite where none do."""
     low, high = (np.full(len(field.train_m), np.log(edge)) for edge in TOKENS)
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        above = field.believed.mean(np.exp(middle)) > log_loss
-        low, high = np.where(above, middle, low), np.where(above, high, middle)
-    found = np.exp(high)
+    over, under = (field.believed.mean(np.exp(edge)) - log_loss for edge in (low, high))
+    for i in range(ROUNDS):
+        chord = low + (high - low) * over / (over - under)
+        middle = np.where((over > 0) & (under < 0) & (i % 3 != 0), chord, (low + high) / 2)
+        value = field.believed.mean(np.exp(middle)) - log_loss
+        above = value > 0
+        low, over = np.where(above, middle, low), np.where(above, value, over)
+        high, under = np.where(above, high, middle), np.where(above, under, value)
+        # A chord lands on the same side again and again; halving the far value brings the other end in (Illinois).
+        over, under = np.where(above, over, over / 2), np.where(above, under / 2, under)
+    found = np.exp(np.where(-under < over, high, low))
     reached: Array = np.where((found < 0.99 * TOKENS[1]) & (found <= field.most_tokens), found, np.inf)
     return reached
 

@@ -12,7 +12,7 @@ from isoflop.decide.answer import Architecture, Point, Recommended
 from isoflop.decide.belief import joint_draws
 from isoflop.decide.devices import Cluster, bill_of, demand_of, served_by, training_of
 from isoflop.decide.family_plan import FamilyPlan, at_or_zero, exactly
-from isoflop.decide.field import serving_bytes
+from isoflop.decide.field import member_bytes
 from isoflop.decide.optimum import Spot, at
 from isoflop.decide.question import Question
 from isoflop.laws.forms import Array
@@ -59,7 +59,7 @@ def recommended(question: Question, one: FamilyPlan, cluster: Cluster | None) ->
     training = None if cluster is None else training_of(decoder, cluster, question.context)
     bill = None if cluster is None else bill_of(decoder, cluster, question.context, one.tokens)
     served = None if cluster is None else served_by(decoder, cluster, demand_of(question))
-    memory = at(serving_bytes(one.field.curve, question.served.weights), one.chosen.place)
+    memory = member_bytes(built, question.served.weights)
     return Recommended(
         architecture=architecture(one.field.family, decoder),
         n_params=built.total,

@@ -137,6 +137,12 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"--family: none is left to choose from; valid: {', '.join(FAMILIES)}, or an architecture")
         if not any(law.family is None for law in self.laws):
             raise ValueError("--law: every law given is of one family; one for all (--law NAME) is needed")
+        for law in self.laws:
+            if law.family is not None and law.family not in self.families:
+                raise ValueError(
+                    f"--law {law.family}={law.name}: '{law.family}' is none of the families asked for, "
+                    f"{', '.join(self.families)}"
+                )
         if self.count not in COUNTS:
             raise ValueError(f"--count '{self.count}' is unknown; valid: {', '.join(COUNTS)}")
         if not 0 < self.within < 1:

@@ -31,7 +31,7 @@ def average(choices: tuple[LawChoice, ...], family: str) -> tuple[Average, bool]
         raise ValueError(f"--law: laws of a loss and laws of an allocation cannot be averaged: {names}")
     total = sum(choice.weight for choice in chosen)
     weights = tuple(choice.weight / total for choice in chosen)
-    is_own = bool(own) or all(law.name.endswith(f"[{family}]") for law in laws)
+    is_own = bool(own) or all(law.name.endswith(f" ({family})") for law in laws)
     return Average(tuple(laws), weights), is_own
 
 
@@ -44,12 +44,24 @@ def _law(choice: LawChoice, family: str) -> Law:
     table = path / "runs.csv" if path.is_dir() else path
     if path.is_dir() and not table.exists():
         raise ValueError(f"--law {path}: has no runs.csv; a study's directory has one once a run has finished")
-    stamp = table.stat()
-    return _from_file(choice, table, family, stamp.st_mtime_ns, stamp.st_size)
+    stamp = table.stat().st_mtime_ns, table.stat().st_size
+    families = _families(table, stamp)
+    speaker = family if family in families else "dense" if "dense" in families else next(iter(families), None)
+    return _from_file(choice, table, speaker, stamp)
 
 
 @lru_cache(maxsize=64)
-def _from_file(choice: LawChoice, table: Path, family: str, _changed: int, _size: int) -> Law:
+def _families(path: Path, _stamp: tuple[int, int]) -> tuple[str, ...]:
+    """Families of which a file holds a law each; none where it holds one law."""
+    if path.suffix == ".json":
+        return tuple(_read(path).get("families", {}))
+    from isoflop.decide.told import families_of
+
+    return families_of(path)
+
+
+@lru_cache(maxsize=64)
+def _from_file(choice: LawChoice, table: Path, family: str | None, _stamp: tuple[int, int]) -> Law:
     if table.suffix == ".json":
         return _document(table, family)
     from isoflop.decide.told import told_by
@@ -102,17 +114,19 @@ def _convention(words: str) -> Convention:
     return "matmul" if "with the head" in words else "total"
 
 
-def _document(path: Path, family: str) -> Law:
-    """A law.json: its constants, of the family where it has several."""
+def _read(path: Path) -> dict[str, Any]:
     try:
-        document: dict[str, Any] = msgspec.json.decode(path.read_bytes())
-    except msgspec.DecodeError as error:
-        raise ValueError(f"--law {path}: is no JSON document: {error}") from None
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except msgspec.DecodeError as error:  # or no object
+        raise ValueError(f"--law {path}: is no law.json: {error}") from None
+
+
+def _document(path: Path, family: str | None) -> Law:
+    """A law.json: its constants, of a family where it has several."""
+    document = _read(path)
     own = ""
-    if "families" in document:
-        families = document["families"]
-        name = family if family in families else "dense" if "dense" in families else next(iter(families))
-        document, own = families[name], f" [{name}]" if name == family else ""
+    if family is not None:
+        document, own = document["families"][family], f" ({family})"
     law = document.get("law")
     wanted = ("E", "A", "B", "alpha", "beta")
     if not isinstance(law, dict) or any(not isinstance(law.get(key), float | int) for key in wanted):

@@ -11,17 +11,18 @@ from isoflop.decide.belief import Convention
 from isoflop.decide.question import LawChoice
 from isoflop.laws.discrepancy import Posterior, posterior
 from isoflop.laws.forms import Array
-from isoflop.laws.tables import N_MEANING, Columns, read_runs, read_table
+from isoflop.laws.tables import N_MEANING, RUN_TABLE_MARKS, Columns, read_runs, read_table
 
 OURS: dict[str, Convention] = {
     "n_params": "total",
     "n_params_matmul": "matmul",
     "n_params_non_embedding": "non_embedding",
 }
+HEARD = 0.02  # of the weight: members of the posterior under it change no mean that anybody could see
 CAUTIOUS = 2.0  # times the largest fitted, beyond which it is said
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Told:
     """What a table of runs says. Its intervals are the calibrated ones: they widen away from the runs."""
 
@@ -40,8 +41,7 @@ class Told:
         return self.posterior.prior.stretch * float(np.sqrt(variance))
 
     def mean(self, n_m: Array, d_m: Array) -> Array:
-        mean, _ = self.posterior.moments(n_m, d_m)
-        return mean
+        return self.posterior.mean(n_m, d_m, HEARD)
 
     def draws(self, n_m: Array, d_m: Array, count: int, seed: int) -> Array:
         mean, covariance, _ = self.posterior.joint(n_m, d_m, np.ones(len(n_m), dtype=bool))
@@ -58,17 +58,20 @@ class Told:
         return [*far, *(f"{self.name}: {note}" for note in (*self.posterior.notes, *self.said))]
 
 
-def told_by(choice: LawChoice, table: Path, family: str) -> Told:
-    """The law of a table; of a run table of several families that of the one asked for, else of the dense one. Raises
-    ValueError for a table that cannot be read."""
-    families = list(dict.fromkeys(map(str, read_table(table).columns.get("family", []))))
-    several = len(families) > 1
-    own = family if family in families else "dense" if "dense" in families else next(iter(families), None)
-    runs = read_runs(table, Columns(n=choice.n, d=choice.d, loss=choice.loss), own if several else None)
+def families_of(table: Path) -> tuple[str, ...]:
+    """Families of a run table of ours; none of a table of another kind."""
+    columns = read_table(table).columns
+    return tuple(dict.fromkeys(map(str, columns["family"]))) if set(columns) >= RUN_TABLE_MARKS else ()
+
+
+def told_by(choice: LawChoice, table: Path, family: str | None) -> Told:
+    """The law of a table; `family`: which one, of a run table of several. Raises ValueError for a table that cannot be
+    read."""
+    runs = read_runs(table, Columns(n=choice.n, d=choice.d, loss=choice.loss), family)
     named = runs.columns.n or ""
     said = () if named in N_MEANING else (f"N is column '{named}', taken for all parameters",)
     return Told(
-        name=f"{choice.name} [{own}]" if own == family else choice.name,
+        name=choice.name if family is None else f"{choice.name} ({family})",
         convention=OURS.get(named, "total"),
         posterior=posterior(runs.n, runs.d, runs.loss),
         most=(float(runs.n.max()), float(runs.d.max())),

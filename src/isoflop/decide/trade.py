@@ -9,7 +9,7 @@ from isoflop.cost.serving import WeightType
 from isoflop.decide.answer import OverTraining, Weights
 from isoflop.decide.devices import Cluster, demand_of, served_by
 from isoflop.decide.family_plan import FamilyPlan, at_or_zero
-from isoflop.decide.field import serving_bytes
+from isoflop.decide.field import member_bytes
 from isoflop.decide.optimum import at
 from isoflop.decide.question import Question
 from isoflop.laws.presets import KUMAR_QUANTIZATION
@@ -44,7 +44,7 @@ def weight_types(question: Question, one: FamilyPlan, cluster: Cluster | None) -
     """Serving the decoder in each type of weights."""
     out = []
     for weights, bits in BITS.items():
-        memory = at(serving_bytes(one.field.curve, weights), one.chosen.place)
+        memory = member_bytes(one.built, weights)
         fast = cluster is not None and (weights != "fp8" or "fp8" in cluster.hardware.tflops)
         told = None
         if cluster is not None and fast:

@@ -7,6 +7,7 @@ import numpy as np
 from isoflop.decide.answer import Candidate
 from isoflop.decide.devices import Cluster
 from isoflop.decide.family_plan import FamilyPlan
+from isoflop.decide.numbers import short
 from isoflop.decide.optimum import at
 from isoflop.decide.question import DEFAULT_LAW, LawChoice, Question
 from isoflop.laws.forms import Array
@@ -41,14 +42,6 @@ def _are(names: list[str]) -> str:
 
 def _join(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def short(value: float) -> str:
-    """70.1B, 1.4T: three digits."""
-    for scale, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= 0.9995 * scale:
-            return f"{value / scale:.3g}{suffix}"
-    return f"{value:.3g}"
 
 
 def notes(question: Question, one: FamilyPlan, plans: list[FamilyPlan], cluster: Cluster | None) -> list[str]:

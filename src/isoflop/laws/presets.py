@@ -115,6 +115,35 @@ HOFFMANN = Preset(
     note="not the optimum of its own data: see besiroglu-2024. Rounded, its D/N at 5.76e23 FLOPs changes by a third",
 )
 
+HOFFMANN_RULE = Preset(
+    name="hoffmann-2022-approach-1",
+    formula="K*C^a",
+    columns=("C",),
+    parameters={"K": 120.0**-0.5, "a": 0.5},
+    units="parameters, of C in FLOPs",
+    convention="the optimal N of a budget; " + ALL,
+    fitted={"C": (1e18, 3e21)},
+    source="Hoffmann et al. 2022, approach 1 and table 3: N and D grow alike, about 20 tokens a parameter",
+    status="reproduced",
+    note="Chinchilla's own 70B and 1.4e12 tokens at 5.76e23 FLOPs; approach 3 (hoffmann-2022) gives 40B there, its "
+    "refit (besiroglu-2024) 73B",
+    unit="other",
+)
+
+SARDANA = Preset(
+    name="sardana-2024",
+    formula=CHINCHILLA,
+    columns=("N", "D"),
+    parameters={"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.336, "beta": 0.283},
+    units="nats a token of MassiveText",
+    convention=ALL,
+    fitted={"N": (4.4e7, 1.61e10), "D": (2.5e8, 5e11)},
+    source="Hoffmann et al. 2022, approach 3, with three digits of the exponents",
+    status="reproduced",
+    note="the constants with which the figures of Sardana et al. 2024 come out: 16.4B and 3.27e12 tokens for the quality "
+    "of 30B and 5e12 served tokens, 41.6B and 7.92e12 for 70B and 1e13",
+)
+
 BESIROGLU = Preset(
     name="besiroglu-2024",
     formula=CHINCHILLA,
@@ -430,6 +459,8 @@ GADRE_REFINEDWEB = Preset(
 
 PRESETS = (
     HOFFMANN,
+    HOFFMANN_RULE,
+    SARDANA,
     BESIROGLU,
     KAPLAN,
     KAPLAN_N,
