@@ -276,11 +276,11 @@ class FormulaForm:
         with np.errstate(all="ignore"):
             at = plain._evaluator(points, features)
             value = np.array(plain._broadcast(at(plain.body), points, features))
-        if self.formula.log:
-            basis, wanted = (value[:-1] - value[-1]) / np.exp(target), 1 - value[-1] / np.exp(target)
-        else:
-            logs = np.log(np.maximum(value, SMALLEST))
-            basis, wanted = logs[:-1] - logs[-1], target - logs[-1]
+            if self.formula.log:
+                basis, wanted = (value[:-1] - value[-1]) / np.exp(target), 1 - value[-1] / np.exp(target)
+            else:
+                logs = np.log(np.maximum(value, SMALLEST))
+                basis, wanted = logs[:-1] - logs[-1], target - logs[-1]
         filled = start_p.copy()
         if np.isfinite(basis).all() and np.isfinite(wanted).all():
             filled[chosen] = np.maximum(nnls(basis.T, wanted)[0], LEAST_AMPLITUDE)
