@@ -46,11 +46,8 @@ def question_of(query: Query, files: Sequence[str] = ()) -> Question:
 
 def command_line(query: Query) -> str:
     """The command line of a query as it stands, whether or not it asks anything."""
-    try:
-        arguments = _arguments(query)
-    except ValueError:
-        arguments = []
-    return shlex.join(["isoflop", "plan", *arguments])
+    pairs = ([f"--{name}={value}"] if value.startswith("-") else [f"--{name}", value] for name, value in query or FIRST)
+    return shlex.join(["isoflop", "plan", *(word for pair in pairs for word in pair)])
 
 
 def query_of(question: Question) -> list[tuple[str, str]]:

@@ -153,6 +153,7 @@ async function ask() {
     const response = await fetch("/api/plan" + (location.search || "?" + options()), { signal: mine.signal });
     const told = await response.json();
     render(told);
+    document.body.dataset.answered = location.search || "?";
     $("timing").textContent = told.ms === undefined ? "" : `Answered in ${told.ms} ms, ${Math.round(performance.now() - start)} ms with the way here and the drawing.`;
   } catch (error) {
     if (error.name === "AbortError") return;
