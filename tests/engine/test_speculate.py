@@ -23,9 +23,11 @@ from small_engines import (
 )
 
 from isoflop.architecture import Decoder, Layer, MixtureOfExperts
+from isoflop.cost.serving import Speculation
 from isoflop.engine.draft_exit import EarlyExit, early_exit, first_layers
-from isoflop.engine.draft_model import ModelDrafter
+from isoflop.engine.draft_model import ModelDrafter, draft_model
 from isoflop.engine.engine import Engine
+from isoflop.engine.gain import gain
 from isoflop.engine.ngram import NgramDrafter
 from isoflop.engine.request import Request
 from isoflop.engine.sampling import Sampling
@@ -89,7 +91,7 @@ def drafting(model: DecoderModel, drafter: str, checked: bool = False, **options
         engine.draft_with(NgramDrafter(2, 1))
         return engine
     if drafter == "exit":
-        made, guessing = early_exit(engine, 1, 1 << 18), first_layers(model, 1)
+        made, guessing = early_exit(engine, 1), first_layers(model, 1)
     else:
         guessing = near(model)
         made = ModelDrafter(guessing, model.decoder, 1 << 17, drafts=3, page_tokens=4, most_running=4, typical=64)
@@ -177,12 +179,12 @@ def test_ends_within_drafts(drafter: str) -> None:
 def test_shared_pages_hold_no_copy() -> None:
     """Early exit drafts through the engine's own pages where there are no states; else with caches of its own."""
     engine = engine_of(model_of(*KINDS["latent"]))
-    assert isinstance(early_exit(engine, 1, 1 << 18), EarlyExit)
+    assert isinstance(early_exit(engine, 1), EarlyExit)
     hybrid = engine_of(model_of(*KINDS["hybrid"]))
-    assert isinstance(early_exit(hybrid, 1, 1 << 18), ModelDrafter)
+    assert isinstance(early_exit(hybrid, 1), ModelDrafter)
     for n in (0, 2, 7):
         with pytest.raises(ValueError, match=f"early exit after {n} of 2 layers: must be from 1 to 1"):
-            early_exit(engine, n, 1 << 18)
+            early_exit(engine, n)
 
 
 def test_vocabularies_must_agree() -> None:
@@ -234,3 +236,19 @@ def test_lookup() -> None:
         drafter.forget(sequence)
     with pytest.raises(ValueError, match="n-grams from 3 to 2"):
         NgramDrafter(2, 3)
+
+
+def test_gain_adds_up() -> None:
+    """A twin is always right; what was measured is what the engine counted, and the prediction is the cost model's."""
+    model, prompts = model_of(*KINDS["attention"]), prompts_of(16, 3)
+    engine = engine_of(model, drafts=3)
+    assert gain(engine, []).text == "drafts: none were made"
+    engine.draft_with(draft_model(engine, model))
+    served(engine, prompts, 13)
+    told = gain(engine, list(prompts.values()))
+    assert told.acceptance == 1 and told.accepted == told.judged == told.drafted == 27 and told.passes_with_drafts == 1
+    assert told.tokens_per_pass == pytest.approx(4, abs=1e-6)
+    assert told.draft_cost is not None and told.verify_cost is not None and told.draft_cost > 0
+    predicted = Speculation(3, 1 - 1e-9).speed_up(told.draft_cost, told.verify_cost)
+    assert told.predicted_speed_up == pytest.approx(predicted) and told.measured_speed_up is not None
+    assert "27 of 27 judged were right, acceptance 1.00; 4.00 tokens expected" in told.text

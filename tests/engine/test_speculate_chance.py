@@ -71,7 +71,7 @@ def drafting(drafter: str, drafts: int) -> Engine:
     if drafter == "n-gram":
         engine.draft_with(NgramDrafter(2, 1))
     elif drafter == "exit":
-        engine.draft_with(early_exit(engine, 1, 1 << 20))
+        engine.draft_with(early_exit(engine, 1))
     else:
         engine.draft_with(ModelDrafter(DRAFT, TARGET.decoder, 1 << 21, drafts=drafts, most_running=100, typical=16))
     return engine

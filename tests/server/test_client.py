@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 import torch
-from serving import CONTEXT, Served
+from serving import CONTEXT, Served, serving
 
 import isoflop
 
@@ -155,3 +155,13 @@ def test_text_and_tokens(server: Served) -> None:
     assert server.ask("GET", "/health")[1]["status"] == "ok"
     text = server.ask("GET", "/metrics")[1]
     assert "isoflop_output_tokens_total" in text and 'isoflop_engine{name="pages"}' in text
+
+
+def test_drafts(checkpoint: Path, server: Served) -> None:
+    """The same text with guesses, and counters of them."""
+    asked = {"model": "tiny", "prompt": "abababab", "temperature": 0, "max_tokens": 40}
+    wanted = server.ask("POST", "/v1/completions", asked)[1]["choices"][0]["text"]
+    with serving(checkpoint, "--draft", "ngram") as drafting:
+        assert drafting.ask("POST", "/v1/completions", asked)[1]["choices"][0]["text"] == wanted
+        drafted, accepted = (drafting.metric(f"isoflop_{name}_tokens_total") for name in ("drafted", "accepted"))
+        assert 0 < accepted <= drafted

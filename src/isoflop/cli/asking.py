@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from isoflop.cli.drafting import ROW_COST, add_drafts, draft_for
+
 if TYPE_CHECKING:
     from isoflop.engine.engine import Engine
     from isoflop.engine.opening import Opened
@@ -15,12 +17,13 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """CKPT and how it is loaded."""
+    """CKPT, how it is loaded, and who guesses for it."""
     parser.add_argument("model", type=Path, metavar="CKPT", help="a checkpoint, a Hugging Face folder, or a study")
     parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="of the weights (default: as stored)")
     parser.add_argument("--cache-dtype", choices=CACHE_DTYPES, help="of the cache (default: the weights')")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cpu)")
     parser.add_argument("--threads", type=int, metavar="N", help="processor threads (default: as many as cores)")
+    add_drafts(parser)
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +91,8 @@ def open_model(args: argparse.Namespace) -> "Opened":
 
     from isoflop.engine.opening import open_checkpoint
 
+    if args.drafts < 1:
+        raise ValueError(f"--drafts {args.drafts} must be at least 1")
     if args.threads is not None:
         if args.threads < 1:
             raise ValueError(f"--threads {args.threads} must be at least 1")
@@ -106,13 +111,15 @@ def engine_of(opened: "Opened", args: argparse.Namespace, memory: int, most_runn
     from isoflop.engine.engine import Engine, Options
     from isoflop.engine.grammar import LazyGrammars
 
-    return Engine(
-        opened.model,
-        Options(
-            memory=memory,
-            most_running=most_running,
-            dtype=args.cache_dtype,
-            end_tokens=opened.vocabulary.end_tokens,
-            guide=LazyGrammars(opened.vocabulary).guide,
-        ),
+    options = Options(
+        memory=memory,
+        most_running=most_running,
+        dtype=args.cache_dtype,
+        end_tokens=opened.vocabulary.end_tokens,
+        guide=LazyGrammars(opened.vocabulary).guide,
+        drafts=args.drafts,
+        row_cost=ROW_COST,
     )
+    engine = Engine(opened.model, options)
+    draft_for(engine, opened, args)
+    return engine

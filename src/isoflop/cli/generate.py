@@ -5,12 +5,13 @@ echo "Once upon a time" | isoflop generate my-llama --temperature 0 --max-tokens
 isoflop generate CKPT "Name: " --regex "[A-Z][a-z]+" --n 5 --json
 
 Without PROMPT, or where it is -, the prompt is standard input. The text comes as it is made; with --n several are made
-together, and each is printed once it is whole. --json prints them with tokens and reasons.
+together, and each is printed once it is whole. --json prints them with tokens and reasons. With --draft another guesses
+and the model judges: a line tells how many guesses were right, and what that gains (some tokens are said again for it).
 """
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,6 +20,8 @@ from isoflop.cli.strategies import add_strategy, strategy_of
 
 if TYPE_CHECKING:
     from isoflop.engine.batching import Text
+    from isoflop.engine.engine import Engine
+    from isoflop.engine.gain import Gain
 
 
 class Output(msgspec.Struct, frozen=True):
@@ -39,6 +42,7 @@ class Generated(msgspec.Struct, frozen=True):
     prompt_tokens: int
     outputs: list[Output]
     notices: list[str]
+    drafts: "Gain | None" = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,10 +78,18 @@ def run(args: argparse.Namespace) -> int:
     if strategy.name == "plain":
         show = _show if args.n == 1 and not args.json else None
         texts = write(engine, opened.vocabulary, [(tokens, sampling)] * args.n, args.stop, show)
-        _print(args, prompt, len(tokens), texts, engine.notices)
+        _print(args, prompt, len(tokens), texts, engine.notices, _gain(args, engine, [tokens] * args.n))
     else:
         strategy.run(engine, opened.vocabulary, tokens, sampling)
     return 0
+
+
+def _gain(args: argparse.Namespace, engine: "Engine", prompts: list[list[int]]) -> "Gain | None":
+    if args.draft is None:
+        return None
+    from isoflop.engine.gain import gain
+
+    return gain(engine, prompts)
 
 
 def _prompt(said: str | None) -> str:
@@ -94,13 +106,22 @@ def _show(text: str) -> None:
     sys.stdout.flush()
 
 
-def _print(args: argparse.Namespace, prompt: str, n_prompt: int, texts: "list[Text]", notices: Any) -> None:
+def _print(
+    args: argparse.Namespace,
+    prompt: str,
+    n_prompt: int,
+    texts: "list[Text]",
+    notices: list[str],
+    drafts: "Gain | None",
+) -> None:
     if args.json:
         outputs = [Output(t.text, t.tokens, t.finish, t.mean_logprob) for t in texts]
-        document = Generated(str(args.model), prompt, n_prompt, outputs, list(notices))
+        document = Generated(str(args.model), prompt, n_prompt, outputs, list(notices), drafts)
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(document)).decode() + "\n")
     elif args.n == 1:
         sys.stdout.write("\n")
     else:
         for i, text in enumerate(texts, 1):
             sys.stdout.write(f"[{i}, {text.finish}]\n{text.text}\n\n")
+    if drafts is not None and not args.json:
+        print(f"isoflop generate: {drafts.text}", file=sys.stderr)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from isoflop.architecture import Attention, LatentAttention
 from isoflop.engine.batch import Work
-from isoflop.engine.draft_model import ModelDrafter
+from isoflop.engine.draft_model import draft_model
 from isoflop.engine.engine import Engine
 from isoflop.engine.rolling import Roll, relative_cost, roll
 from isoflop.engine.sequence import Sequence
@@ -35,23 +35,12 @@ def first_layers(model: DecoderModel, n: int) -> DecoderModel:
     return view
 
 
-def early_exit(engine: Engine, n: int, memory: int) -> Drafter:
-    """Drafts of the first n layers of an engine's model. `memory`: bytes of caches, where it needs its own. Raises
-    ValueError."""
-    view, o = first_layers(engine.model, n), engine.options
+def early_exit(engine: Engine, n: int) -> Drafter:
+    """Drafts of the first n layers of an engine's model. Raises ValueError."""
+    view = first_layers(engine.model, n)
     if all(isinstance(layer.mixer, Attention | LatentAttention | None) for layer in view.decoder.layers):
         return EarlyExit(engine, view)
-    return ModelDrafter(
-        view,
-        engine.model.decoder,
-        memory,
-        drafts=o.drafts,
-        dtype=o.dtype,
-        page_tokens=o.page_tokens,
-        most_running=o.most_running,
-        tokens_per_step=o.tokens_per_step,
-        typical=o.typical,
-    )
+    return draft_model(engine, view)
 
 
 class EarlyExit:

@@ -13,15 +13,17 @@ from dataclasses import dataclass, field
 import torch
 
 from isoflop.architecture import Decoder
-from isoflop.cost.cache import QUANTIZED
+from isoflop.cost.cache import QUANTIZED, cache
 from isoflop.engine.batch import Memory, Work
-from isoflop.engine.engine import TYPES
+from isoflop.engine.engine import TYPES, Engine
 from isoflop.engine.holdings import Holdings
 from isoflop.engine.memory import plan_memory
 from isoflop.engine.rolling import Roll, relative_cost, roll
 from isoflop.engine.sequence import Sequence
 from isoflop.engine.speculate import Proposal
 from isoflop.model import DecoderModel
+
+MARGIN, LEAST = 2, 1 << 16  # times the bytes that are needed, as the engine's are for some lengths and these for others
 
 
 @dataclass(eq=False, slots=True)
@@ -34,6 +36,26 @@ class Mirror:
     slots: list[int]
     ahead: list[int] = field(default_factory=list)
     n_said: int = 0
+
+
+def draft_model(engine: Engine, model: DecoderModel) -> "ModelDrafter":
+    """Guesses of `model` for an engine's model, with caches beside the engine's for about as many sequences. Raises
+    ValueError where the vocabularies differ."""
+    o, target = engine.options, engine.model.decoder
+    n_tokens = min(o.typical or 2048, target.max_context, model.decoder.max_context)
+    own, other = (cache(decoder, n_tokens, engine.dtype) for decoder in (model.decoder, target))
+    needed = own.bytes_at_context + (o.drafts - 1) * own.state_bytes_per_sequence
+    return ModelDrafter(
+        model,
+        target,
+        MARGIN * engine.plan.nbytes * needed // other.bytes_at_context + LEAST,
+        drafts=o.drafts,
+        dtype=o.dtype,
+        page_tokens=o.page_tokens,
+        most_running=o.most_running,
+        tokens_per_step=o.tokens_per_step,
+        typical=o.typical,
+    )
 
 
 class ModelDrafter:

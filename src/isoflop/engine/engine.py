@@ -73,7 +73,8 @@ class Stats(msgspec.Struct, frozen=True):
     """Now: requests running and waiting, pages and slots held and in all, bytes of all caches. Since the start: steps,
     tokens computed and generated, tokens of prompts looked up and found in the cache, drafts brought, judged (all up to
     the first that is wrong) and accepted, how often a sequence brought any, seconds of drafting, preemptions, pages
-    copied on write, blocks evicted."""
+    copied on write, blocks evicted; of the steps that took in no prompt, how many, their tokens and
+    seconds, and how many of them brought drafts and those's seconds."""
 
     running: int
     waiting: int
@@ -95,6 +96,11 @@ class Stats(msgspec.Struct, frozen=True):
     preempted: int
     copied: int
     evicted: int
+    decode_steps: int
+    decode_tokens: int
+    decode_s: float
+    drafted_steps: int
+    drafted_s: float
 
 
 class Engine:
@@ -120,7 +126,8 @@ class Engine:
         self._ended: list[Event] = []
         self._n_arrived = self._steps = self._computed = self._generated = 0
         self._drafted = self._judged = self._accepted = self._verified = 0
-        self._drafting_s = 0.0
+        self._decode_steps = self._decode_tokens = self._drafted_steps = 0
+        self._drafting_s = self._decode_s = self._drafted_s = 0.0
         self._random = random.SystemRandom()
 
     def draft_with(self, drafter: Drafter | None) -> None:
@@ -180,6 +187,7 @@ class Engine:
             return self._step()
 
     def _step(self) -> list[Event]:
+        start, said = time.perf_counter(), self._generated
         events, self._ended = self._ended, []
         self._draft()
         works = self.scheduler.schedule()
@@ -193,6 +201,8 @@ class Engine:
         self._computed += sum(work.n_tokens for work in works)
         for work in works:
             self._settle(work, [next(drawn) for _ in range(len(work.drafts) + 1)] if work.wanted else [], events)
+        if all(work.n == 1 for work in works):
+            self._time(works, self._generated - said, time.perf_counter() - start)
         return events
 
     @property
@@ -220,6 +230,11 @@ class Engine:
             preempted=s.n_preempted,
             copied=h.n_copied,
             evicted=h.slots.n_evicted + sum(pool.n_evicted for pool in h.pages),
+            decode_steps=self._decode_steps,
+            decode_tokens=self._decode_tokens,
+            decode_s=self._decode_s,
+            drafted_steps=self._drafted_steps,
+            drafted_s=self._drafted_s,
         )
 
     def close(self) -> None:
@@ -330,6 +345,14 @@ class Engine:
         self._verified += bool(work.drafts)
         work.sequence.judged += judged
         work.sequence.accepted += accepted
+
+    def _time(self, works: Many[Work], tokens: int, seconds: float) -> None:
+        self._decode_steps += 1
+        self._decode_tokens += tokens
+        self._decode_s += seconds
+        if any(work.drafts for work in works):
+            self._drafted_steps += 1
+            self._drafted_s += seconds
 
     def _keep_drafts(self, sequence: Sequence, said: list[int]) -> None:
         """Guesses that the step had no room for stay, where all before them were right; and where there was room for

@@ -19,6 +19,9 @@ class Metrics:
         self.prompt_tokens = Counter("isoflop_prompt_tokens", "tokens of prompts", registry=to)
         self.cached_tokens = Counter("isoflop_cached_prompt_tokens", "of these, found in the cache", registry=to)
         self.output_tokens = Counter("isoflop_output_tokens", "tokens drawn", registry=to)
+        drafts = (("drafted", "guesses judged by the model"), ("accepted", "of these, said"))
+        self._drafts = {name: Counter(f"isoflop_{name}_tokens", told, registry=to) for name, told in drafts}
+        self._told = dict.fromkeys(self._drafts, 0.0)
         self.finished = Counter("isoflop_choices", "choices by how they ended", ["finish"], registry=to)
         self.first_token = Histogram(
             "isoflop_first_token_seconds", "from request to first token", buckets=SECONDS, registry=to
@@ -30,8 +33,13 @@ class Metrics:
 
     def text(self) -> bytes:
         """The exposition."""
-        for name, value in numbers(self._runner.stats).items():
+        values = numbers(self._runner.stats)
+        for name, value in values.items():
             self._engine.labels(name).set(value)
+        for name, counter in self._drafts.items():
+            value = values.get(name, 0.0)
+            counter.inc(value - self._told[name])
+            self._told[name] = value
         return generate_latest(self.registry)
 
 
