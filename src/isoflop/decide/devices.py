@@ -4,6 +4,7 @@ Rates are looked for at one size (the plan's own), as the share of the peak that
 sizes that are weighed against each other; hours and money of the answer are those of its own layout.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -23,13 +24,14 @@ from isoflop.cost.work import work_of
 from isoflop.decide.answer import NoPlan
 from isoflop.decide.field import Field
 from isoflop.decide.question import ON_DEVICES, Deadline, DeviceHours, Dollars, Goal, Question
-from isoflop.decide.shapes import of_size
+from isoflop.decide.shapes import Shape, of_size
 from isoflop.hardware import Accelerator, accelerators, find_accelerator
 from isoflop.hardware.prices import Range, listed_prices, read_price
 from isoflop.laws.forms import Array
 
 GROUPS = (1, 2, 4, 8, 16, 32, 64)  # devices that serve one copy
-KNOTS = 7  # sizes at which serving is estimated
+KNOTS_A_DECADE = 4  # sizes at which serving is estimated
+RATES_A_DECADE = 2  # sizes at which a layout is looked for
 AROUND = (1 / 12, 3.0)  # of the training optimum, between which they lie
 HOURS = "device hours"
 TYPICAL_SHARE = 0.35  # of the peak, before a layout is found
@@ -106,8 +108,21 @@ def bill_of(decoder: Decoder, cluster: Cluster, context: int, tokens: float) -> 
 
 
 def flops_an_hour(field: Field, total: float, cluster: Cluster, context: int) -> float:
-    """Exact FLOPs that a device hour buys for a family at about this size."""
-    return flops_an_hour_of(of_size(field.curve.shape, total), cluster, context)
+    """Exact FLOPs that a device hour buys for a family at about this size: on a line between two sizes, which stay the
+    same while budgets change. Raises NoPlan where the smaller of them fits no layout."""
+    below = math.floor(math.log10(total) * RATES_A_DECADE)
+    sizes = [10 ** ((below + i) / RATES_A_DECADE) for i in range(2)]
+    low = _rate(field.curve.shape, sizes[0], cluster, context)
+    try:
+        high = _rate(field.curve.shape, sizes[1], cluster, context)
+    except NoPlan:
+        high = low
+    return float(np.interp(math.log(total), np.log(sizes), [low, high]))
+
+
+@lru_cache(maxsize=512)
+def _rate(shape: Shape, size: float, cluster: Cluster, context: int) -> float:
+    return flops_an_hour_of(of_size(shape, size), cluster, context)
 
 
 def flops_an_hour_of(decoder: Decoder, cluster: Cluster, context: int) -> float:
@@ -158,17 +173,15 @@ def with_serving(field: Field, question: Question, cluster: Cluster, total: floa
     if not question.served.tokens and question.served.latency_ms is None:
         return replace(field, train_m=field.limited_m, unit=HOURS if timed else field.unit)
     train_m = field.curve.train_m / rate
-    knots, hours = [], []
-    for size in np.geomspace(AROUND[0] * total, AROUND[1] * total, KNOTS):
-        decoder = of_size(field.curve.shape, float(size))
-        told = served_by(decoder, cluster, demand_of(question))
-        knots.append(np.log(size))
-        hours.append(np.inf if told is None else _seconds(told) * (1 - question.served.prompt_share) / 3600)
+    first, last = (math.log10(edge * total) * KNOTS_A_DECADE for edge in AROUND)
+    sizes = [10 ** (k / KNOTS_A_DECADE) for k in range(math.floor(first), math.ceil(last) + 1)]
+    seconds = [_served_seconds(field.curve.shape, size, cluster, demand_of(question)) for size in sizes]
+    hours, knots = np.array(seconds) * (1 - question.served.prompt_share) / 3600, np.log(sizes)
     finite = np.isfinite(hours)
     if not finite.any():
         return replace(field, ok_m=np.zeros_like(field.ok_m), reasons=(*field.reasons, "latency"))
     log_m = np.log(field.curve.total_m)
-    known, times = np.array(knots)[finite], np.log(np.array(hours)[finite])
+    known, times = knots[finite], np.log(hours[finite])
     slope_low, slope_high = (1.0, 1.0) if len(known) < 2 else _ends(known, times)
     lines = np.interp(log_m, known, times)
     lines += np.minimum(log_m - known[0], 0) * slope_low + np.maximum(log_m - known[-1], 0) * slope_high
@@ -176,6 +189,13 @@ def with_serving(field: Field, question: Question, cluster: Cluster, total: floa
     reasons = field.reasons if finite.all() else (*field.reasons, "serving devices")
     serve_m = question.served.tokens * np.exp(lines)
     return replace(field, train_m=train_m, serve_m=serve_m, ok_m=ok_m, reasons=reasons, unit=HOURS)
+
+
+@lru_cache(maxsize=2048)
+def _served_seconds(shape: Shape, size: float, cluster: Cluster, demand: Demand) -> float:
+    """Device seconds of an answered token; infinite where no group answers in time."""
+    told = served_by(of_size(shape, size), cluster, demand)
+    return math.inf if told is None else _seconds(told)
 
 
 def _ends(known: Array, times: Array) -> tuple[float, float]:

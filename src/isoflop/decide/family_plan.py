@@ -15,12 +15,13 @@ from isoflop.decide.devices import (
     device_hours,
     flops_an_hour,
     flops_an_hour_of,
+    training_of,
     usual_flops_an_hour,
     with_serving,
 )
 from isoflop.decide.field import Field, field_of, setting
 from isoflop.decide.optimum import Spot, at, cheapest_of_loss, least_loss, on_path
-from isoflop.decide.question import QualityOf, Question, TargetLoss
+from isoflop.decide.question import ON_DEVICES, QualityOf, Question, TargetLoss
 from isoflop.decide.shapes import of_size
 from isoflop.laws.forms import Array
 
@@ -63,15 +64,14 @@ def family_plan(question: Question, family: str, cluster: Cluster | None) -> Fam
         return _of_quality(question, field, cluster)
     hours = None if cluster is None else device_hours(question.goal, cluster)
     if cluster is None:
-        return _finished(question, field, question.goal.amount, None)
+        return _finished(question, field, question.goal.amount)
     rate, budget, total = usual_flops_an_hour(cluster), question.goal.amount, 0.0
     for _ in range(ROUNDS):
         limited = field if hours is None else replace(field, limited_m=field.curve.train_m / rate)
         total = at(field.curve.total_m, _least(limited, hours or budget).place)
         rate = flops_an_hour(field, total, cluster, question.context)
     limited = field if hours is None else replace(field, limited_m=field.curve.train_m / rate)
-    whole = with_serving(limited, question, cluster, total, rate)
-    return _finished(question, whole, hours or budget, None if hours is None else cluster)
+    return _finished(question, with_serving(limited, question, cluster, total, rate), hours or budget)
 
 
 def _least(field: Field, budget: float) -> Spot:
@@ -96,24 +96,29 @@ def _nothing(field: Field, budget: float) -> str:
     )
 
 
-def _finished(question: Question, field: Field, budget: float, timed: Cluster | None) -> FamilyPlan:
-    """The plan of a budget, in device hours of the cluster where it is `timed`."""
+def _finished(question: Question, field: Field, budget: float) -> FamilyPlan:
+    """The plan of a budget, in the unit of `field.limited_m`."""
     training = _least(field, budget)
     chosen = on_path(field, budget, training)
-    lifetime = None
-    if field.serve_m.any() and field.believed.average.told:
-        lifetime = cheapest_of_loss(field, training.log_loss, True, training.place)
     built = _built(question, field, chosen)
-    bought = budget / built.train_flops
-    if timed is not None:
-        bought = budget * flops_an_hour_of(built.decoder, timed, question.context) / exact_flops(built, question)
-    tokens = min(bought, field.most_tokens)
-    return FamilyPlan(field, budget, training, lifetime, chosen, built, tokens, question.served.tokens)
+    a_token = built.train_flops / at(field.curve.train_m, chosen.place) * at(field.limited_m, chosen.place)
+    tokens = min(budget / a_token, field.most_tokens)
+    return FamilyPlan(field, budget, training, None, chosen, built, tokens, question.served.tokens)
 
 
-def exact_flops(built: Member, question: Question) -> float:
-    """FLOPs that a token of training needs, however the question counts them."""
-    return flops(built.decoder, question.context, "exact").train_per_token
+def completed(question: Question, one: FamilyPlan, cluster: Cluster | None) -> FamilyPlan:
+    """The plan with its lifetime's optimum, and with the tokens that its own layout buys in a budget of time. Raises
+    NoPlan where it fits no layout."""
+    field, decoder = one.field, one.built.decoder
+    if cluster is not None:
+        training_of(decoder, cluster, question.context)
+    if one.lifetime is None and field.serve_m.any() and field.believed.average.told:
+        one = replace(one, lifetime=cheapest_of_loss(field, one.training.log_loss, True, one.training.place))
+    if cluster is None or not isinstance(question.goal, ON_DEVICES):
+        return one
+    a_token = flops(decoder, question.context, "exact").train_per_token
+    bought = one.budget * flops_an_hour_of(decoder, cluster, question.context) / a_token
+    return replace(one, tokens=min(bought, field.most_tokens))
 
 
 def _built(question: Question, field: Field, spot: Spot) -> Member:

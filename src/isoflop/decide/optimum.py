@@ -19,6 +19,7 @@ from isoflop.laws.forms import Array
 HALF = 0.02  # of log D, over which slopes are taken
 WINDOW = 90  # sizes to either side of the training optimum among which a lifetime's is looked for
 ROUNDS = 21
+STRIDE = 8  # of the sizes, looked at before those about the best of them
 TOKENS = (1e3, 1e20)
 
 
@@ -53,10 +54,20 @@ def least_loss_of_lifetime(field: Field, total: float) -> Spot | None:
 def _least(field: Field, d_m: Array, possible_m: npt.NDArray[np.bool_]) -> Spot | None:
     if not possible_m.any():
         return None
-    value = np.where(possible_m, field.believed.mean(np.maximum(d_m, 1.0)), np.inf)
-    best = int(value.argmin())
-    place, least = _refined(value, best)
-    return Spot(place, at(d_m, place), least)
+    start, coarse = 0, _values(field, d_m, possible_m, slice(0, None, STRIDE))
+    if np.isfinite(coarse).any():  # else what is possible lies between two of them
+        middle = STRIDE * int(coarse.argmin())
+        start = max(0, middle - 2 * STRIDE)
+    near = slice(start, start + 4 * STRIDE + 1) if np.isfinite(coarse).any() else slice(None)
+    value = _values(field, d_m, possible_m, near)
+    place, least = _refined(value, int(value.argmin()))
+    return Spot(start + place, at(d_m, start + place), least)
+
+
+def _values(field: Field, d_m: Array, possible_m: npt.NDArray[np.bool_], keep: slice) -> Array:
+    """Mean log loss of some sizes; infinite where they are not possible."""
+    mean = field.believed.at(keep).mean(np.maximum(d_m[keep], 1.0))
+    return np.where(possible_m[keep], mean, np.inf)
 
 
 def _refined(value_m: Array, best: int) -> tuple[float, float]:

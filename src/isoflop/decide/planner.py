@@ -9,7 +9,7 @@ from isoflop.decide.answer import Candidate, Near, NoPlan, Plan, Point, Verdict
 from isoflop.decide.belief import joint_draws
 from isoflop.decide.command import command_of
 from isoflop.decide.devices import Cluster, cluster_of, demand_of, served_by
-from isoflop.decide.family_plan import FamilyPlan, family_plan, settled
+from isoflop.decide.family_plan import FamilyPlan, completed, family_plan, settled
 from isoflop.decide.frontier import curves
 from isoflop.decide.near import best_sizes, near_places
 from isoflop.decide.optimum import Spot, at, least_loss_of_lifetime, loss_at
@@ -29,6 +29,8 @@ def plan(question: Question) -> Plan:
     asked, cluster = settled(question), cluster_of(question)
     plans, failed = _each(asked, cluster)
     order = _ranked(plans)
+    plans, order, misfits = _fitting(asked, plans, order, cluster)
+    failed += misfits
     best = plans[order[0]]
     compared = _compared(plans, order)
     return Plan(
@@ -68,6 +70,25 @@ def _each(question: Question, cluster: Cluster | None) -> tuple[list[FamilyPlan]
     return plans, failed
 
 
+def _fitting(
+    question: Question, plans: list[FamilyPlan], order: list[int], cluster: Cluster | None
+) -> tuple[list[FamilyPlan], list[int], list[Candidate]]:
+    """The plans with the first completed that fits the cluster, and those before it taken out. Raises NoPlan where none
+    fits."""
+    misfits: list[Candidate] = []
+    first: NoPlan | None = None
+    for place, i in enumerate(order):
+        try:
+            done = [completed(question, one, cluster) if k == i else one for k, one in enumerate(plans)]
+        except NoPlan as no:
+            first = first or no
+            misfits.append(words.nothing_of(plans[i].field.family, str(no)))
+            continue
+        return done, order[place:], misfits
+    assert first is not None
+    raise first
+
+
 def _ranked(plans: list[FamilyPlan]) -> list[int]:
     """Indices of the plans, the least expected loss at equal cost of the lifetime first."""
     cost = plans[0].lifetime_cost
@@ -92,7 +113,9 @@ def _candidates(
 ) -> list[Candidate]:
     """Every family that has a plan, the recommended first."""
     losses = np.stack(compared)
-    wins = np.bincount(losses.argmin(axis=0), minlength=len(plans)) / losses.shape[1]
+    kept = sorted(order)
+    wins = np.zeros(len(plans))
+    wins[kept] = np.bincount(losses[kept].argmin(axis=0), minlength=len(kept)) / losses.shape[1]
     best = order[0]
     told = plans[best].field.believed.average.told
     out = []
