@@ -14,6 +14,7 @@ from isoflop.engine.convolved import PagedHyena
 from isoflop.engine.holdings import Orders
 from isoflop.engine.memory import Plan
 from isoflop.engine.pages import Lane, Lanes, PagedKeyValues, PagedLatents
+from isoflop.engine.runs import Runs
 from isoflop.engine.sequence import Sequence
 from isoflop.engine.states import Slots, Strand, Strands
 from isoflop.engine.store import DTYPES, PlainStore, build_store
@@ -53,6 +54,7 @@ class Memory:
         self.layers = [self._layer(i, group_of.get(i)) for i in range(len(model.layers))]
         self._paged = {i: x for i, x in enumerate(self.layers) if isinstance(x, Paged)}
         self._slotted = [x for x in self.layers if isinstance(x, Slotted)]
+        self._runs: dict[DecoderModel, Runs] = {}
         self._in_place = self.device.type == "cpu" and dtype in KINDS and available()
 
     @property
@@ -96,14 +98,18 @@ class Memory:
             begin = end
         self._lay(works)
         positions_T = self._tensor(positions)
+        model = model or self.model
+        if model not in self._runs:
+            self._runs[model] = Runs(model, self.layers, self.lanes)
         packed = Packed(
             tokens_T=self._tensor(tokens),
             positions_T=positions_T,
             wanted_R=None if len(wanted) == len(tokens) else self._tensor(wanted),
             layers=self.layers,
             turns=self._turns(works, positions_T),
+            runs=self._runs[model].begin(),
         )
-        return (model or self.model).packed(packed)
+        return model.packed(packed)
 
     # ---- where things lie
 

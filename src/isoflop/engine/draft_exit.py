@@ -30,7 +30,7 @@ def first_layers(model: DecoderModel, n: int) -> DecoderModel:
         raise ValueError(f"early exit after {n} of {n_layers} layers: must be from 1 to {n_layers - 1}")
     view = copy.copy(model)
     view._modules = model._modules | {"layers": nn.ModuleList(list(model.layers)[:n])}
-    view._rope_of_layer = model._rope_of_layer[:n]
+    view.rope_of_layer = model.rope_of_layer[:n]
     view.decoder = msgspec.structs.replace(model.decoder, layers=model.decoder.layers[:n])
     return view
 

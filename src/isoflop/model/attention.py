@@ -120,8 +120,7 @@ class Attention(nn.Module):
 
     def mix(self, qkv_BTX: Tensor, place: Place, state: Attended | None) -> Tensor:
         """What lies between the two matrices, [B, T, H * D]."""
-        m, turns = self.mixer, self._turns(place)
-        options = Options(self.scale, 0, m.window, m.chunk, m.softcap, self.slopes, self.sinks)
+        m, turns, options = self.mixer, self._turns(place), self.options
         heads_BTXD = qkv_BTX.view(*qkv_BTX.shape[:2], -1, m.d_head)
         if state is None:
             mixed_BTHD = causal_attention(*self._parts(heads_BTXD, place, turns), *options.tuple())
@@ -130,6 +129,12 @@ class Attention(nn.Module):
         else:
             mixed_BTHD = state.attend(*self._parts(heads_BTXD, place, turns), options)
         return mixed_BTHD.flatten(2)
+
+    @property
+    def options(self) -> Options:
+        """What is asked of an attention."""
+        m = self.mixer
+        return Options(self.scale, 0, m.window, m.chunk, m.softcap, self.slopes, self.sinks)
 
     def new_state(self, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> KeyValues:
         """An empty cache for `capacity` tokens, or as many as the window or chunk lets a token see."""

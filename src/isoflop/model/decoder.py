@@ -13,7 +13,7 @@ from isoflop.model.experts import MixtureOfExperts
 from isoflop.model.layer import LayerModel
 from isoflop.model.linear import Linear
 from isoflop.model.norm import build_norm
-from isoflop.model.packed import Packed
+from isoflop.model.packed import Packed, Runs
 from isoflop.model.place import Place, sinusoids
 from isoflop.model.rope import RopeTables
 from isoflop.model.routing import RouterStats
@@ -59,7 +59,7 @@ class DecoderModel(nn.Module):
         turns = [_turns_of(layer.mixer, decoder) for layer in decoder.layers]
         distinct = list(dict.fromkeys(turn for turn in turns if turn is not None))
         self.ropes = nn.ModuleList(RopeTables(*turn, decoder.max_context) for turn in distinct)
-        self._rope_of_layer = [None if turn is None else distinct.index(turn) for turn in turns]
+        self.rope_of_layer = [None if turn is None else distinct.index(turn) for turn in turns]
 
     def forward(self, tokens_BT: Tensor, state: DecodeState | None = None) -> Tensor:
         """Logits; with a state, of tokens that continue it. Raises ValueError beyond the learned positions."""
@@ -93,20 +93,30 @@ class DecoderModel(nn.Module):
     def packed(self, packed: Packed) -> Tensor:
         """Logits [R, V], float32, of the wanted rows of tokens of several sequences; moves their states on in place."""
         place = Place(0, positions_T=packed.positions_T)
-        x_1TM, _ = self._stream(packed.tokens_T[None], place, packed.turns, packed.layers)
+        x_1TM, _ = self._stream(packed.tokens_T[None], place, packed.turns, packed.layers, packed.runs)
         x_TM = x_1TM[0]
         return self._read(x_TM if packed.wanted_R is None else x_TM.index_select(0, packed.wanted_R))
 
     def _stream(
-        self, tokens_BT: Tensor, place: Place, turns: Sequence[tuple[Tensor, Tensor]], states: Sequence[Any] | None
+        self,
+        tokens_BT: Tensor,
+        place: Place,
+        turns: Sequence[tuple[Tensor, Tensor]],
+        states: Sequence[Any] | None,
+        runs: Runs | None = None,
     ) -> tuple[Tensor, tuple[RouterStats, ...]]:
         """What leaves the last layer."""
-        x_BTM, router = self._embed(tokens_BT, place), []
+        x_BTM, router, done = self._embed(tokens_BT, place), [], 0
         places = [place._replace(cos_TC=cos_TC, sin_TC=sin_TC) for cos_TC, sin_TC in turns]
-        for i, (layer, rope) in enumerate(zip(self.layers, self._rope_of_layer, strict=True)):
+        for i, (layer, rope) in enumerate(zip(self.layers, self.rope_of_layer, strict=True)):
+            if runs is not None and i == done:
+                done = runs.forward(i, x_BTM, turns)
+            if i < done:
+                continue
             of_layer = place if rope is None else places[rope]
             x_BTM, stats = layer(x_BTM, of_layer, None if states is None else states[i])
             router += [stats] if stats is not None else []
+            done = i + 1
         return x_BTM, tuple(router)
 
     def _read(self, x_BTM: Tensor) -> Tensor:

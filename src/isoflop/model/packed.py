@@ -10,21 +10,31 @@ latent, `mix` for whatever runs along a sequence.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from torch import Tensor
+
+
+class Runs(Protocol):
+    """Layers that can be gone through in one call."""
+
+    def forward(self, i: int, x_1TM: Tensor, turns: Sequence[tuple[Tensor, Tensor]]) -> int:
+        """Take x through as many layers from the i-th on as one call can, in place; returns the first that is left."""
+        ...
 
 
 @dataclass
 class Packed:
     """What a decoder is told of packed tokens: themselves, where each stands in its own sequence, which rows' logits
-    are wanted (None: all), for each of the decoder's ropes the turns of each token, [T, C], and each layer's state."""
+    are wanted (None: all), for each of the decoder's ropes the turns of each token, [T, C], each layer's state,
+    and which layers need no call of their own."""
 
     tokens_T: Tensor
     positions_T: Tensor
     wanted_R: Tensor | None
     layers: Sequence[Any]
     turns: Sequence[tuple[Tensor, Tensor]] = field(default_factory=tuple)
+    runs: Runs | None = None
 
 
 class Whole:

@@ -15,7 +15,7 @@ from isoflop.model.kernels.build import library
 from isoflop.model.kernels.plain import EVERYTHING, Options
 from isoflop.model.rope import Turns
 
-_ROWS = struct.Struct("30q3d")  # paged.h's `Rows`: 15 pointers, 15 sizes, scale, cap and eps
+ROWS = struct.Struct("30q3d")  # paged.h's `Rows`: 15 pointers, 15 sizes, scale, cap and eps
 KINDS = {"fp32": 0, "bf16": 1, "int8": 2, "int4": 3}
 
 
@@ -57,10 +57,15 @@ def paged_attention(
     stored = (0, 0) if values is None else (values.codes.data_ptr(), _pointer(values.scales))
     rows = q.stride(1), k.stride(1), 0 if v is None else v.stride(1)
     sizes = n, heads, k.shape[2], width, d_value, 0 if cos is None else cos.shape[1], int(layout != "half")
-    reach = page_tokens, KINDS[keys.kind], o.window or EVERYTHING, o.chunk or EVERYTHING, torch.get_num_threads()
-    numbers = *pointers, *marks, *stored, where_N2.ctypes.data, 0, 0, *rows, *sizes, *reach, o.scale, o.softcap or 0.0, 0.0
-    _function()(_ROWS.pack(*numbers))
+    where = where_N2.ctypes.data, 0, 0
+    kept = page_tokens, KINDS[keys.kind], *reach(o), torch.get_num_threads()
+    _function()(ROWS.pack(*pointers, *marks, *stored, *where, *rows, *sizes, *kept, o.scale, o.softcap or 0.0, 0.0))
     return out
+
+
+def reach(options: Options) -> tuple[int, int]:
+    """Window and chunk, as the kernels take them."""
+    return options.window or EVERYTHING, options.chunk or EVERYTHING
 
 
 def _dense(x: Tensor) -> Tensor:

@@ -36,7 +36,9 @@ def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     x_MI = x.reshape(-1, d_in).float().contiguous()
     bias = None if bias_O is None else bias_O.float()
     y = x_MI.new_empty(*x.shape[:-1], d_out)
-    _both()[0](matrix(weight_OI, bias), x_MI.data_ptr(), None, 0.0, None, y.data_ptr(), x_MI.shape[0], torch.get_num_threads())
+    _both()[0](
+        matrix(weight_OI, bias), x_MI.data_ptr(), None, 0.0, None, y.data_ptr(), x_MI.shape[0], torch.get_num_threads()
+    )
     return y if x.dtype == torch.float32 else y.to(x.dtype)
 
 

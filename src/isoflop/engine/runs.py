@@ -1,0 +1,172 @@
+"""Layers that a step goes through in one call (model/kernels/layers.cpp): what the call is told of them, kept from step
+to step, and made anew when anything that it points to has changed.
+
+T packed token, M d_model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isoflop.engine.pages import Lanes, PagedKeyValues
+from isoflop.model import DecoderModel
+from isoflop.model.attention import Attention
+from isoflop.model.kernels import layers as kernels
+from isoflop.model.kernels.rows import FEW, unrecorded
+from isoflop.model.layer import LayerModel
+from isoflop.model.linear import Linear
+from isoflop.model.mlp import Mlp
+from isoflop.model.norm import RmsNorm
+from isoflop.model.quantized import QuantizedLinear
+
+SHORTEST = torch.zeros(1)  # what a matrix is asked about
+
+
+@dataclass
+class Run:
+    """Layers up to `end`, as the call takes them."""
+
+    end: int
+    layers: bytes
+    n: int
+    most: int  # rows
+
+
+class Marks:
+    """Where things were found, and what keeps them alive: whether they are still there is soon seen."""
+
+    def __init__(self) -> None:
+        self.names: list[tuple[dict[str, Any], str, Any]] = []
+        self.tensors: list[tuple[Tensor, int, Tensor]] = []
+
+    def part(self, of: nn.Module, name: str) -> Any:
+        """A module, parameter or plain attribute of a module."""
+        holder = next(d for d in (of._modules, of._parameters, of._buffers, vars(of)) if name in d)
+        self.names.append((holder, name, holder[name]))
+        if isinstance(holder[name], Tensor):
+            self.tensors.append((holder[name], holder[name].data_ptr(), holder[name].detach()))
+        return holder[name]
+
+    @property
+    def fresh(self) -> bool:
+        return all(holder.get(name) is found for holder, name, found in self.names) and all(
+            tensor.data_ptr() == address for tensor, address, _ in self.tensors
+        )
+
+
+class Runs:
+    """Those of one model over one engine's caches (model.packed.Runs)."""
+
+    def __init__(self, model: DecoderModel, states: Sequence[Any], groups: Sequence[Lanes]) -> None:
+        self.model, self.states, self.groups = model, states, groups
+        self._make()
+
+    def begin(self) -> "Runs | None":
+        """Self, where this step's tokens are all met in place."""
+        if not self._marks.fresh:
+            self._make()
+        if not self._runs or any(group.lanes[-1].end != group.n_short for group in self.groups):
+            return None
+        self._where = [group.where_N2.ctypes.data for group in self.groups]
+        return self
+
+    def forward(self, i: int, x_1TM: Tensor, turns: Sequence[tuple[Tensor, Tensor]]) -> int:
+        """See model.packed.Runs."""
+        run = self._runs.get(i)
+        if run is None or x_1TM.shape[1] > run.most or x_1TM.dtype is not torch.float32 or not unrecorded(x_1TM):
+            return i
+        kernels.run(run.layers, run.n, x_1TM[0], self._where, turns)
+        return run.end
+
+    def _make(self) -> None:
+        self._marks = Marks()
+        self._kept: list[Any] = []
+        self._runs: dict[int, Run] = {}
+        if not kernels.available():
+            return
+        begun, parts, most = 0, [], 1 << 40
+        for i in range(len(self.model.layers)):
+            found = self._layer(i)
+            if found is not None:
+                parts.append(found[0])
+                most = min(most, found[1])
+            if parts and (found is None or i + 1 == len(self.model.layers)):
+                end = begun + len(parts)
+                self._runs[begun] = Run(end, b"".join(parts), len(parts), most)
+            if found is None:
+                begun, parts, most = i + 1, [], 1 << 40
+
+    def _layer(self, i: int) -> tuple[bytes, int] | None:
+        """What the call is told of a layer, and how many rows it should be given; None if that is not one it knows."""
+        layer = self._marks.part(self.model.layers, str(i))
+        if not layer.plain:
+            return None
+        mixing, feed_forward, most = None, None, 1 << 40
+        if self._marks.part(layer, "mixer") is not None:
+            mixing = self._mixing(layer, i)
+            if mixing is None:
+                return None
+            most = min(mixing.qkv.most, mixing.out.most)
+        if self._marks.part(layer, "feed_forward") is not None:
+            feed_forward = self._feed_forward(layer)
+            if feed_forward is None:
+                return None
+            most = min(most, feed_forward.up.most, feed_forward.down.most)
+        self._kept += [mixing, feed_forward]
+        return kernels.layer(mixing, feed_forward, self.model.decoder.norm.eps), most
+
+    def _mixing(self, layer: LayerModel, i: int) -> kernels.Mixing | None:
+        mixer, state, rope = layer.mixer, self.states[i], self.model.rope_of_layer[i]
+        if type(mixer) is not Attention or not isinstance(state, PagedKeyValues):
+            return None
+        m = mixer.mixer
+        if m.qk_norm not in ("none", "head") or m.clip_qkv is not None or m.temperature is not None:
+            return None
+        qkv, out, norm = self._matrix(mixer, "qkv"), self._matrix(mixer, "out"), self._norm(layer, "mixer_norm")
+        head_norms = (self._norm(mixer, "q_norm"), self._norm(mixer, "k_norm")) if m.qk_norm == "head" else None
+        if qkv is None or out is None or norm is None or (head_norms is not None and None in head_norms):
+            return None
+        for name in ("sinks", "slopes"):
+            self._marks.part(mixer, name)
+        keys, values = state.keys.stored, state.values.stored
+        d_rotated = 0 if rope is None else self.model.ropes[rope].d_rotated
+        layout = None if mixer.rope is None else mixer.rope.layout
+        group = next(g for g, lanes in enumerate(self.groups) if lanes is state.lanes)
+        return kernels.Mixing(
+            qkv, out, norm, mixer.options, (m.n_heads, m.n_kv_heads, m.d_head), layout, head_norms, state.size, keys,
+            values, group, -1 if rope is None else rope, d_rotated,
+        )  # fmt: skip
+
+    def _feed_forward(self, layer: LayerModel) -> kernels.FeedForward | None:
+        mlp = layer.feed_forward
+        if type(mlp) is not Mlp or mlp.feed_forward.activation not in kernels.ACTIVATIONS:
+            return None
+        up, down = self._matrix(mlp, "gate_up" if mlp.gated else "up"), self._matrix(mlp, "down")
+        norm, f = self._norm(layer, "feed_forward_norm"), mlp.feed_forward
+        if up is None or down is None or norm is None:
+            return None
+        return kernels.FeedForward(up, down, norm, ((2 if mlp.gated else 1) * f.d_ff, f.d_ff), f.activation)
+
+    def _matrix(self, of: nn.Module, name: str) -> kernels.Matrix | None:
+        linear = self._marks.part(of, name)
+        if type(linear) is QuantizedLinear:
+            linear.packed(SHORTEST)
+            packed = self._marks.part(linear, "_packed")
+            return None if packed is None else kernels.of_few_bits(packed)
+        if type(linear) is not Linear:
+            return None
+        weight, bias = self._marks.part(linear, "weight"), self._marks.part(linear, "bias")
+        plain = weight.is_contiguous() and weight.device.type == "cpu" and (torch.float32, weight.dtype) in FEW
+        if not plain or not (bias is None or bias.dtype is torch.float32):
+            return None
+        return kernels.as_it_lies(weight.detach(), bias)
+
+    def _norm(self, of: nn.Module, name: str) -> Tensor | None:
+        norm = self._marks.part(of, name)
+        if type(norm) is not RmsNorm:
+            return None
+        weight: Tensor = self._marks.part(norm, "weight")
+        return weight.detach() if weight.dtype is torch.float32 and weight.device.type == "cpu" else None

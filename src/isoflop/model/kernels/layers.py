@@ -1,0 +1,137 @@
+"""Decoder layers over a few rows in one call: layers.cpp. N row, M d_model."""
+
+import ctypes
+import functools
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from isoflop.model.kernels import paged, quantized, rows
+from isoflop.model.kernels.build import library
+from isoflop.model.kernels.plain import Options
+
+ACTIVATIONS = "relu", "relu2", "silu", "gelu-tanh", "swiglu", "geglu-tanh"  # layers.cpp's Activation
+_HALF = struct.Struct("2q2q")  # the two matrices of a half: function and matrix each
+_LAYER = struct.Struct("3qd7q")  # layers.cpp's Layer, from the norms on to the activation
+_STEP = struct.Struct("6q")
+
+
+class Matrix(NamedTuple):
+    """What multiplies rows: the address of a function, and what it takes for the matrix, which it does not keep."""
+
+    function: int
+    call: Any
+    most: int  # rows it should be given
+
+    @property
+    def address(self) -> int:
+        return ctypes.addressof(self.call)
+
+
+def of_few_bits(packed: quantized.Packed) -> Matrix:
+    return Matrix(_address("quantized", "quantized_linear"), packed.call, 2**31)
+
+
+def as_it_lies(weight_OI: Tensor, bias_O: Tensor | None) -> Matrix:
+    """Of fp32 or bf16, with a bias of fp32."""
+    most = rows.FEW[torch.float32, weight_OI.dtype]
+    return Matrix(_address("rows", "rows_linear"), ctypes.create_string_buffer(rows.matrix(weight_OI, bias_O)), most)
+
+
+class Mixing(NamedTuple):
+    """The first half of a layer: attention over pages."""
+
+    qkv: Matrix
+    out: Matrix
+    norm: Tensor
+    options: Options
+    heads: tuple[int, int, int]  # of queries, of keys; their width
+    layout: str | None  # of the turns, where there are any
+    head_norms: tuple[Tensor, Tensor] | None
+    page_tokens: int
+    keys: paged.Stored
+    values: paged.Stored
+    group: int  # which of a step's tables of pages
+    rope: int  # which of a step's turns
+    d_rotated: int
+
+
+class FeedForward(NamedTuple):
+    """The second half of a layer."""
+
+    up: Matrix
+    down: Matrix
+    norm: Tensor
+    widths: tuple[int, int]  # before the activation, after it
+    activation: str
+
+
+def layer(mixing: Mixing | None, feed_forward: FeedForward | None, eps: float) -> bytes:
+    """A layer as `run` takes it; it says where its tensors lie and does not keep them."""
+    m, f = mixing, feed_forward
+    head = _half(m and m.qkv, m and m.out) + _half(f and f.up, f and f.down)
+    norms = 0 if m is None else m.norm.data_ptr(), 0 if f is None else f.norm.data_ptr()
+    group, rope = (0, -1) if m is None else (m.group, m.rope)
+    width = (0, 0) if m is None else ((m.heads[0] + 2 * m.heads[1]) * m.heads[2], m.heads[0] * m.heads[2])
+    widths = (0, 0) if f is None else f.widths
+    activation = 0 if f is None else ACTIVATIONS.index(f.activation)
+    attend = _address("paged", "paged_attention")
+    return (
+        head
+        + _LAYER.pack(*norms, attend, eps, group, rope, *width, *widths, activation)
+        + (bytes(paged.ROWS.size) if m is None else _rows(m, eps))
+    )
+
+
+def run(layers: Any, n: int, x_NM: Tensor, where: list[int], turns: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """x of contiguous fp32, through n layers, in place. `where`: of each group, the address of its rows' places."""
+    tables = (ctypes.c_int64 * len(where))(*where)
+    pointers = [x.data_ptr() for pair in turns for x in pair]
+    tables_of_turns = (ctypes.c_int64 * len(pointers))(*pointers)
+    step = ctypes.addressof(tables), ctypes.addressof(tables_of_turns), *x_NM.shape, torch.get_num_threads()
+    _function()(layers, n, _STEP.pack(x_NM.data_ptr(), *step))
+
+
+def available() -> bool:
+    """Whether the kernels can be had here; the first call compiles them."""
+    return all(library(name) is not None for name in ("layers", "paged", "quantized", "rows"))
+
+
+def _half(first: Matrix | None, second: Matrix | None) -> bytes:
+    if first is None or second is None:
+        return bytes(_HALF.size)
+    return _HALF.pack(first.function, first.address, second.function, second.address)
+
+
+def _rows(m: Mixing, eps: float) -> bytes:
+    o, (n_heads, n_kv_heads, width) = m.options, m.heads
+    marks = _pointer(o.slopes_H), _pointer(o.sinks_H)
+    stored = m.keys.codes.data_ptr(), _pointer(m.keys.scales), m.values.codes.data_ptr(), _pointer(m.values.scales)
+    norms = (0, 0) if m.head_norms is None else [x.data_ptr() for x in m.head_norms]
+    sizes = n_heads, n_kv_heads, width, width, (m.d_rotated + 1) // 2, int(m.layout != "half")
+    kept = m.page_tokens, paged.KINDS[m.keys.kind], *paged.reach(o), 0
+    parts = *[0] * 6, *marks, *stored, 0, *norms, *[0] * 4, *sizes, *kept
+    return paged.ROWS.pack(*parts, o.scale, o.softcap or 0.0, eps)
+
+
+def _pointer(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+@functools.cache
+def _address(name: str, function: str) -> int:
+    kernels = library(name)
+    assert kernels is not None
+    return ctypes.cast(getattr(kernels, function), ctypes.c_void_p).value or 0
+
+
+@functools.cache
+def _function() -> Any:
+    kernels = library("layers")
+    assert kernels is not None
+    kernels.run_layers.argtypes = ctypes.c_void_p, ctypes.c_int64, ctypes.c_char_p
+    kernels.run_layers.restype = None
+    return kernels.run_layers

@@ -1,0 +1,116 @@
+"""Layers gone through in one call give what their modules give, and see when a weight has become another one."""
+
+from typing import Any
+
+import pytest
+import torch
+from small_engines import CAPPED, CHUNK, FULL, MAMBA2, WINDOW, engine_of, greedy, prompts_of
+
+from isoflop.architecture import Attention, Decoder, Layer, Mlp
+from isoflop.engine.engine import Engine
+from isoflop.engine.request import Request
+from isoflop.engine.runs import Runs
+from isoflop.model import DecoderModel
+from isoflop.model.kernels import layers as kernels
+from isoflop.model.quantized import Integer, QuantizedLinear, quantize_linears, round_to_nearest
+from isoflop.train.init import initialize
+from isoflop.train.recipe import Recipe
+
+pytestmark = pytest.mark.skipif(not kernels.available(), reason="no C++ compiler")
+NORMED = Attention(n_heads=6, n_kv_heads=2, d_head=10, qk_norm="head", out_bias=True)
+SLIDING = Attention(n_heads=2, n_kv_heads=1, d_head=24, window=5, sinks=True, softcap=4.0, qkv_bias=True)
+
+
+def model_of(layers: tuple[Layer, ...], kind: str) -> DecoderModel:
+    model = DecoderModel(Decoder(vocab_size=61, d_model=24, layers=layers, max_context=64))
+    initialize(model, 1, Recipe(lr=1e-3, batch=1))
+    model.requires_grad_(False)
+    if kind == "bf16":
+        for parameter in model.parameters():
+            parameter.data = parameter.bfloat16() if parameter.dim() > 1 else parameter
+    elif kind == "int4":
+        quantize_linears(model, Integer(bits=4, group=16))
+    return model
+
+
+def logits_of(engine: Engine, watched: list[int]) -> list[torch.Tensor]:
+    """Of every step that answers a few requests; `watched` gets how many layers each run went through."""
+    seen, forward, run = [], engine.memory.forward, kernels.run
+
+    def remember(*arguments: Any) -> torch.Tensor:
+        seen.append(forward(*arguments).clone())
+        return seen[-1]
+
+    def count(layers: bytes, n: int, *rest: Any) -> None:
+        watched.append(n)
+        run(layers, n, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine.memory, "forward", remember)
+        patch.setattr(kernels, "run", count)
+        for id, prompt in prompts_of(3, 4, most=5).items():
+            engine.submit(Request(id, prompt, greedy(12)))
+        while engine.has_work:
+            engine.step()
+    return seen
+
+
+def beside_modules(model: DecoderModel, watched: list[int], close: float = 1e-5, **options: object) -> None:
+    """Asserts that both ways agree; not as closely where numbers are rounded that differ in their last bits."""
+    fast = logits_of(engine_of(model, **options), watched)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Runs, "begin", lambda _: None)
+        slow = logits_of(engine_of(model, **options), [])
+    assert len(fast) == len(slow)
+    for a, b in zip(fast, slow, strict=True):
+        torch.testing.assert_close(a, b, rtol=close, atol=close)
+
+
+@pytest.mark.parametrize("kind", ("fp32", "bf16", "int4"))
+@pytest.mark.parametrize("activation", ("swiglu", "geglu-tanh", "relu", "relu2", "silu", "gelu-tanh"))
+def test_layers_in_one_call(kind: str, activation: Any) -> None:
+    feed_forward = Mlp(d_ff=40, activation=activation)
+    layers = Layer(FULL, feed_forward), Layer(NORMED, feed_forward), Layer(SLIDING, None), Layer(None, feed_forward)
+    watched: list[int] = []
+    beside_modules(model_of(layers, kind), watched, close=1e-2 if kind == "int4" else 1e-5)
+    assert set(watched) == {4}
+
+
+@pytest.mark.parametrize("dtype", ("fp32", "bf16", "int8", "int4"))
+def test_every_cache(dtype: str) -> None:
+    close = 1e-5 if dtype == "fp32" else 1e-2
+    beside_modules(model_of((Layer(NORMED, Mlp(d_ff=40)),) * 2, "fp32"), [], close, dtype=dtype)
+
+
+def test_layers_it_does_not_know_stand_between() -> None:
+    layers = tuple(Layer(mixer, Mlp(d_ff=32)) for mixer in (FULL, MAMBA2, WINDOW, FULL, CHUNK, CAPPED, FULL))
+    watched: list[int] = []
+    beside_modules(model_of(layers, "fp32"), watched)
+    assert set(watched) == {1, 2}
+    beside_modules(model_of((Layer(FULL, Mlp(d_ff=32, activation="geglu")),), "fp32"), watched := [])
+    assert not watched
+
+
+@pytest.mark.parametrize("change", ("in place", "data", "parameter", "module", "quantized"))
+def test_a_weight_that_has_changed_is_seen(change: str) -> None:
+    model = model_of((Layer(FULL, Mlp(d_ff=32)),) * 2, "int4" if change == "quantized" else "fp32")
+    engine, watched = engine_of(model), []
+    logits_of(engine, watched)
+    layer: Any = model.layers[1]
+    match change:
+        case "in place":
+            layer.feed_forward.down.weight.mul_(2)
+        case "data":
+            layer.feed_forward.down.weight.data = layer.feed_forward.down.weight.data * 2
+        case "parameter":
+            layer.mixer_norm.weight = torch.nn.Parameter(layer.mixer_norm.weight * 2)
+        case "module":
+            weight = round_to_nearest(layer.mixer.qkv.weight, Integer(bits=8))
+            layer.mixer.qkv = QuantizedLinear(weight)
+        case _:
+            layer.mixer.out.load_state_dict(layer.mixer.qkv.state_dict() | layer.mixer.out.state_dict())
+            model.to(torch.float32)
+    after = logits_of(engine, watched)
+    assert set(watched) == {2}
+    for a, b in zip(after, logits_of(engine_of(model), []), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
