@@ -24,7 +24,7 @@ SHOWN_LOSS = 1.12  # of the least loss, up to which the curves are drawn
 SMALLER = 180  # sizes of the grid below the training optimum that may serve cheaper
 CHEAPEST_COLOUR = "#6a6fd8"  # no family's
 REACH = 40.0  # of the best size, to either side
-DEMANDS, AROUND = 17, 100.0  # served tokens drawn: how many, and how far about those that cost as much as training
+DEMANDS, AROUND = 25, 100.0  # served tokens drawn: how many, and how far about those that cost as much as training
 
 
 def charts(plan: Plan, best: FamilyPlan) -> list[Chart]:

@@ -59,16 +59,15 @@ def candidates(found: Sequence[Candidate], colours: dict[str, str]) -> str:
     """Families against each other, with the probability that each is best."""
     rows = []
     for one in found:
-        name = f'<th scope="row">{_swatch(colours.get(one.family, "#8b93a1"))}{escape(one.family)}</th>'
+        verdict = "" if one.verdict is None else f'<small class="{one.verdict.replace(" ", "-")}">{one.verdict}</small>'
+        name = f"{_swatch(colours[one.family])}{escape(one.family)}{verdict}"
         if one.why_not is not None:
-            rows.append(f'<tr>{name}<td colspan="5" class="why">{escape(one.why_not)}</td></tr>')
+            rows.append(f'<tr><th scope="row">{name}</th><td colspan="4" class="why">{escape(one.why_not)}</td></tr>')
             continue
-        best = "" if one.p_best is None else f"{bar(one.p_best)}{one.p_best:.0%}"
-        verdict = one.verdict or ""
-        cells = [_number(best), f'<td class="{verdict.replace(" ", "-")}">{verdict}</td>', _number(_size(one))]
-        cells += [_number("" if one.tokens is None else short(one.tokens)), _number(_loss(one.loss))]
-        rows.append(f"<tr>{name}{''.join(cells)}</tr>")
-    heads = ("family", "probability of being best", "verdict", "parameters", "tokens", "loss")
+        best = "" if one.p_best is None else _barred(one.p_best, f"{one.p_best:.0%}")
+        cells = (best, _size(one), "" if one.tokens is None else short(one.tokens), _loss(one.loss))
+        rows.append(f'<tr><th scope="row">{name}</th>{"".join(map(_number, cells))}</tr>')
+    heads = ("family", "probability of being best", "parameters", "tokens", "loss")
     return table("Families at equal cost of the lifetime", heads, rows, "candidates")
 
 
@@ -90,10 +89,10 @@ def memory(told: MemoryTable) -> str:
     for group in told.groups:
         total = sum(group.kinds.values())
         rows = [
-            f'<tr><th scope="row">{escape(kind)}</th>{_number(f"{bar(value / most)}{gib(value)}")}</tr>'
+            f'<tr><th scope="row">{escape(kind)}</th>{_number(_barred(value / most, gib(value)))}</tr>'
             for kind, value in group.kinds.items()
         ]
-        rows.append(f'<tr class="total"><th scope="row">all</th>{_number(f"{bar(total / most)}{gib(total)}")}</tr>')
+        rows.append(f'<tr class="total"><th scope="row">all</th>{_number(_barred(total / most, gib(total)))}</tr>')
         parts.append(table(group.title, ("kind", "GiB"), rows, "memory"))
     words = "" if told.limit is None else f"<p>One device has {gib(told.limit)} GiB to use.</p>"
     pair = f'<div class="pair">{"".join(parts)}</div>'
@@ -108,7 +107,7 @@ def levers(found: Sequence[Lever]) -> str:
     rows = []
     for lever in found:
         change = "" if lever.loss_change is None else f"{lever.loss_change:+.4f}".replace("-", "\N{MINUS SIGN}")
-        worth = f"{bar(lever.worth / most)}{lever.worth:.3g}\N{MULTIPLICATION SIGN}"
+        worth = _barred(lever.worth / most, f"{lever.worth:.3g}\N{MULTIPLICATION SIGN}")
         then = f"<small>then {short(lever.n_params)} on {short(lever.tokens)} tokens</small>"
         rows.append(f'<tr><th scope="row">{escape(lever.change)}{then}</th>{_number(worth)}{_number(change)}</tr>')
     return table("What would help most", ("change", "worth in compute", "loss"), rows, "levers")
@@ -151,20 +150,20 @@ def built(plan: Plan) -> str:
 
 def table(caption: str, heads: Sequence[str], rows: Sequence[str], kind: str) -> str:
     """Rows that are HTML already, under heads."""
-    plain = {heads[0], "verdict"}
-    top = "".join(f'<th scope="col"{"" if head in plain else NUMBER}>{escape(head)}</th>' for head in heads)
+    top = "".join(f'<th scope="col"{NUMBER if i else ""}>{escape(head)}</th>' for i, head in enumerate(heads))
     return (
         f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(caption)}"><table class="{kind}">'
         f"<caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
-def bar(share: float) -> str:
-    """A horizontal bar, beside the number it stands for."""
+def _barred(share: float, text: str) -> str:
+    """A horizontal bar beside the number it stands for."""
     width = 100 * min(max(share, 0.0), 1.0)
     return (
         '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
         f'<rect class="rail" width="100" height="8"/><rect width="{width:.1f}" height="8"/></svg>'
+        f'<span class="beside">{text}</span>'
     )
 
 

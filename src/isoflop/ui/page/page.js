@@ -130,10 +130,18 @@ function changed(event) {
   if (event.target === $("goal")) setGoal($("goal").value);
   else if (event.target === $("amount-slider")) $("amount").value = valueOf(event.target);
   if (event.target === $("another")) return;
+  if (event.target === $("hardware")) equip(event.target.value !== "");
   if (slider) slider === event.target ? setSlider(slider, entry(field).value) : setSlider(slider, event.target.value);
   summaries();
   clearTimeout(timer);
   timer = setTimeout(() => settle(event.target), DEBOUNCE_MS);
+}
+
+// Hardware needs a number of devices, and what is said of devices needs hardware.
+function equip(yes) {
+  if (yes && $("devices").value) return;
+  for (const id of ["devices", "price", "device-memory"]) $(id).value = yes && id === "devices" ? "512" : "";
+  setSlider($("devices").closest(".field").querySelector("[type=range]"), $("devices").value);
 }
 
 function settle(target) {
@@ -166,7 +174,8 @@ async function ask() {
 function render(told) {
   problems(told);
   $("command").textContent = told.command;
-  $("export").href = "/report.html" + (location.search || "?" + options());
+  if (told.kind === "answer") $("export").href = "/report.html" + (location.search || "?" + options());
+  else $("export").removeAttribute("href");
   stale(told.kind !== "answer");
   if (told.kind !== "answer") {
     say(told.line, true);
@@ -189,9 +198,10 @@ function put(box, html) {
 }
 
 function drawAll() {
-  for (const chart of answer?.charts ?? []) {
-    const figure = $(chart.key), focused = figure.contains(document.activeElement);
-    draw(figure, chart);
+  for (const figure of document.querySelectorAll("#panels figure")) {
+    const chart = answer?.charts.find((one) => one.key === figure.id), focused = figure.contains(document.activeElement);
+    figure.hidden = !chart;
+    if (chart) draw(figure, chart);
     if (focused) figure.querySelector("svg[tabindex]")?.focus();
   }
 }
