@@ -268,3 +268,12 @@ def test_command_is_shell_safe():
     words = shlex.split(command_of(question))
     assert words[:4] == ["isoflop", "plan", "--flops", "1.5e+22"]
     assert "a b.csv*2.5" in words
+
+
+def test_fewer_bits_cost_loss_and_save_money():
+    told = dense(Flops(1e24), served=Served(tokens=1e13), hardware="h100-sxm", devices=256)
+    by_type = {one.weights: one for one in told.serving}
+    assert by_type["bf16"].loss == told.recommended.loss
+    assert by_type["int4"].loss.value > by_type["int8"].loss.value > by_type["bf16"].loss.value
+    assert by_type["int8"].cost_per_mtok.value < by_type["bf16"].cost_per_mtok.value
+    assert any(lever.change == "int8 weights in serving" for lever in told.levers)

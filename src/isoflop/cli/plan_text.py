@@ -110,7 +110,7 @@ def _candidates(plan: "Plan") -> "Table":
 def _serving(plan: "Plan") -> "Table":
     table = new_table("weights", "memory", "loss added", "dollars a million")
     for one in plan.serving:
-        added = "" if one.loss_added is None else f"{one.loss_added.low:.2g} to {one.loss_added.high:.2g}"
+        added = f"{one.loss_added.low:.2g} to {one.loss_added.high:.2g}"
         cost = "" if one.cost_per_mtok is None else f"{one.cost_per_mtok.value:.4g}"
         table.add_row(one.weights, scaled(one.memory_bytes, BYTES), added, cost)
     table.caption = "loss added by rounding: Kumar et al. 2024, far beyond its fitted sizes (assumed)"

@@ -119,10 +119,12 @@ class Lever(msgspec.Struct, frozen=True):
 
 
 class Weights(msgspec.Struct, frozen=True):
-    """Serving the recommended model with weights of another type: the loss that quantizing adds (None: not known)."""
+    """Serving the recommended model with weights of another type: the loss that rounding them after training adds, and
+    the loss then (None where the law tells none)."""
 
     weights: str
-    loss_added: Quantity | None
+    loss_added: Quantity
+    loss: Quantity | None
     memory_bytes: float
     cost_per_mtok: Quantity | None
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from isoflop.cost.serving import WeightType
 from isoflop.decide.answer import Lever
 from isoflop.decide.belief import Data
 from isoflop.decide.devices import HOURS, Cluster, demand_of, served_by
@@ -18,10 +19,12 @@ from isoflop.decide.field import Field
 from isoflop.decide.numbers import short
 from isoflop.decide.optimum import at, least_loss_of_lifetime
 from isoflop.decide.question import ON_DEVICES, Question
+from isoflop.decide.trade import quantized
 from isoflop.hardware import GIB
 from isoflop.laws.forms import Array
 
 MOST = 3
+FEWER: dict[WeightType, float] = {"int8": 8.0, "int4": 4.0}  # bits that may be worth it
 STEPS = np.geomspace(1.0, 64.0, 13)  # times the cost, at which it is seen what more would do
 LEAST_WORTH = 1.001
 
@@ -33,6 +36,7 @@ class Change:
     words: str
     field: Field
     cost: float
+    added: float = 0.0  # to the loss, beside what the field tells
 
 
 def levers(question: Question, one: FamilyPlan, plans: list[FamilyPlan], cluster: Cluster | None) -> list[Lever]:
@@ -68,19 +72,18 @@ def _changes(question: Question, one: FamilyPlan, plans: list[FamilyPlan], clust
 
 
 def _quantized(question: Question, one: FamilyPlan, cluster: Cluster | None) -> Iterator[Change]:
-    """Serving in half as many bits, where devices say what that saves."""
+    """Serving in fewer bits, where devices say what that saves, and the precision law what it adds to the loss."""
     if cluster is None or question.served.weights not in ("bf16", "fp16"):
         return
-    now, then = (
-        served_by(one.built.decoder, cluster, demand_of(question, weights))
-        for weights in (question.served.weights, "int8")
-    )
-    if now is None or then is None:
-        return
-    ratio = (then.devices / then.tokens_per_s.value) / (now.devices / now.tokens_per_s.value)
-    yield Change(
-        "weights of 8 bits in serving", replace(one.field, serve_m=one.field.serve_m * ratio), one.lifetime_cost
-    )
+    decoder, field = one.built.decoder, one.field
+    now = served_by(decoder, cluster, demand_of(question))
+    for weights, bits in FEWER.items():
+        then = served_by(decoder, cluster, demand_of(question, weights))
+        if now is None or then is None:
+            continue
+        ratio = (then.devices / then.tokens_per_s.value) / (now.devices / now.tokens_per_s.value)
+        cheaper = replace(field, serve_m=field.serve_m * ratio)
+        yield Change(f"{weights} weights in serving", cheaper, one.lifetime_cost, quantized(one, bits).value)
 
 
 def _scale(one: FamilyPlan) -> Array:
@@ -93,8 +96,8 @@ def _lever(one: FamilyPlan, change: Change, scale: Array) -> Lever | None:
     spot = least_loss_of_lifetime(change.field, change.cost)
     if spot is None or not math.isfinite(scale[0]):
         return None
-    worth = float(np.exp(np.interp(-spot.log_loss, -scale, np.log(STEPS))))
-    loss, before = math.exp(spot.log_loss), math.exp(scale[0])
+    loss, before = math.exp(spot.log_loss) + change.added, math.exp(scale[0])
+    worth = float(np.exp(np.interp(-math.log(loss), -scale, np.log(STEPS))))
     size = at(change.field.curve.total_m, spot.place)
     words = f"{change.words}: loss {loss - before:+.4f}, worth {worth:.3g} times the budget; {short(size)} parameters, "
     return Lever(

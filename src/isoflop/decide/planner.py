@@ -33,8 +33,9 @@ def plan(question: Question) -> Plan:
     failed += misfits
     best = plans[order[0]]
     compared = _compared(plans, order)
+    answer = recommended(asked, best, cluster)
     return Plan(
-        recommended=recommended(asked, best, cluster),
+        recommended=answer,
         near_optimal=_near(asked, best),
         near_optimal_range=_near_range(asked, best),
         candidates=[*_candidates(asked, plans, order, compared, cluster), *failed],
@@ -43,7 +44,7 @@ def plan(question: Question) -> Plan:
         training_optimal=point(best, best.training),
         lifetime_optimal=None if best.lifetime is None else point(best, best.lifetime),
         over_training=over_training(best),
-        serving=weight_types(asked, best, cluster),
+        serving=weight_types(asked, best, cluster, answer.loss),
         curves=curves(asked, best, plans),
         lifetime_unit=best.field.unit,
         sentence=words.sentence(asked, best, plans, order, compared),

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from isoflop.cost.quantity import Quantity
+from isoflop.cost.quantity import Quantity, weakest
 from isoflop.cost.serving import WeightType
 from isoflop.decide.answer import OverTraining, Weights
 from isoflop.decide.devices import Cluster, demand_of, served_by
@@ -40,8 +40,8 @@ def over_training(one: FamilyPlan) -> OverTraining | None:
     )
 
 
-def weight_types(question: Question, one: FamilyPlan, cluster: Cluster | None) -> list[Weights]:
-    """Serving the decoder in each type of weights."""
+def weight_types(question: Question, one: FamilyPlan, cluster: Cluster | None, loss: Quantity | None) -> list[Weights]:
+    """Serving the decoder, of this loss before rounding, in each type of weights."""
     out = []
     for weights, bits in BITS.items():
         memory = member_bytes(one.built, weights)
@@ -50,8 +50,16 @@ def weight_types(question: Question, one: FamilyPlan, cluster: Cluster | None) -
         if cluster is not None and fast:
             told = served_by(one.built.decoder, cluster, demand_of(question, weights))
         added = Quantity(0.0, 0.0, 0.0, None, "exact") if bits is None else quantized(one, bits)
-        out.append(Weights(weights, added, memory, None if told is None else told.usd_per_mtok))
+        out.append(Weights(weights, added, _sum(loss, added), memory, None if told is None else told.usd_per_mtok))
     return out
+
+
+def _sum(loss: Quantity | None, added: Quantity) -> Quantity | None:
+    """Bounds added, which is cautious."""
+    if loss is None:
+        return None
+    source = weakest(loss.source, added.source)
+    return Quantity(loss.value + added.value, loss.low + added.low, loss.high + added.high, loss.level, source)
 
 
 def quantized(one: FamilyPlan, bits: float) -> Quantity:
