@@ -209,9 +209,9 @@ def test_damage_is_named(tmp_path: Path, change: Callable[[dict[str, Tensor]], A
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"quant_method": "bitsandbytes"}, "only of gptq and awq"),
-        ({}, "only of gptq and awq"),
-        ("gptq", "only of gptq and awq"),
+        ({"quant_method": "bitsandbytes"}, "only of gptq, awq and torchao"),
+        ({}, "only of gptq, awq and torchao"),
+        ("gptq", "only of gptq, awq and torchao"),
         ({"quant_method": "gptq", "bits": 3, "group_size": 16}, "bits 3 of gptq are not read, only 2, 4, 8"),
         ({"quant_method": "gptq", "bits": 4, "group_size": 0}, "group_size 0 is neither"),
         (

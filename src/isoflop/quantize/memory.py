@@ -24,9 +24,10 @@ def kept_bytes(weight: QuantizedWeight, n_experts: int) -> int:
     group = weight.format.group or weight.d_in
     width, rows = group + -group % STEP, weight.d_out // n_experts
     filled, groups = n_experts * (rows + -rows % BAND), weight.scales.shape[1]
-    codes = filled * groups * width // (2 if weight.format.bits <= 4 else 1)
+    codes: int = filled * groups * width // (2 if weight.format.bits <= 4 else 1)
     beside: int = filled * groups * (weight.scales.element_size() + (weight.zeros is not None))
-    return codes + beside + sum(x.nbytes for x in (weight.order, weight.in_scales) if x is not None)
+    shared: int = sum(x.nbytes for x in (weight.order, weight.in_scales) if x is not None)
+    return codes + beside + shared
 
 
 def copied_bytes(decoder: Decoder, itemsize: int, weights: Mapping[str, QuantizedWeight]) -> int:

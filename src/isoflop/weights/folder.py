@@ -19,7 +19,12 @@ MOST_NAME = 255  # bytes of a file's name
 CHUNK = 1 << 18  # elements looked at at once: what is made of them on the way is no larger than a cache
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-CODES = {"U8": torch.uint8, "I32": torch.int32, "I64": torch.int64}  # of quantized weights, read only where there are
+CODES = {
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I32": torch.int32,
+    "I64": torch.int64,
+}  # of quantized weights, read only where there are
 
 
 class Entry(NamedTuple):
@@ -174,6 +179,14 @@ def _header(file: Path, kinds: dict[str, torch.dtype]) -> dict[str, Entry]:
         name: Entry(file, kinds[spec["dtype"]], tuple(spec["shape"]), 8 + length + spec["data_offsets"][0])
         for name, spec in tensors.items()
     }
+
+
+def metadata_of(file: Path) -> dict[str, str]:
+    """What a safetensors file, found valid before, says beside its tensors."""
+    with file.open("rb") as opened:
+        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    found: dict[str, str] = header.get("__metadata__", {})
+    return found
 
 
 def _read_into(entry: Entry, target: memoryview) -> None:

@@ -30,6 +30,7 @@ from isoflop.weights.link import Link
 from isoflop.weights.packed import PackedFolder, layout_of, matrix_from
 from isoflop.weights.quantized import described, install
 from isoflop.weights.tokenizer_files import copy_tokenizer
+from isoflop.weights.torchao import TorchaoFolder
 from isoflop.weights.writer import MOST_SHARD, Form, Tell, new_folder, refuse_existing, silent, write_tensors
 
 CONFIG = "config.json"
@@ -51,8 +52,7 @@ class HuggingFaceFolder:
         self.model_type = str(self.keys["model_type"])
         names = names_of(self.model_type, self.decoder)
         packed = self.keys.get("quantization_config")
-        layout = None if packed is None else layout_of(packed, folder / CONFIG)
-        self.tensors = TensorFolder(folder) if layout is None else PackedFolder(folder, layout)
+        self.tensors = TensorFolder(folder) if packed is None else _packed_folder(packed, folder)
         require_size(self.decoder, self.tensors)
         self.shapes = our_shapes(self.decoder)
         links = links_of(names, self.decoder, self.shapes)
@@ -77,7 +77,7 @@ class HuggingFaceFolder:
 
     def matrices(self) -> dict[str, QuantizedWeight]:
         """Our matrices that are made of packed codes alone, by name. Raises ValueError where these are damaged."""
-        if not isinstance(self.tensors, PackedFolder):
+        if not isinstance(self.tensors, PackedFolder | TorchaoFolder):
             return {}
         found: dict[str, QuantizedWeight] = {}
         for name, links in self.links.items():
@@ -111,7 +111,7 @@ def import_folder(
     theirs = HuggingFaceFolder(source)
     special = {key: theirs.keys[key] for key in SPECIAL_TOKENS if key in theirs.keys}
     matrices = theirs.matrices()
-    method = f"{theirs.tensors.layout.method}, imported" if isinstance(theirs.tensors, PackedFolder) else ""
+    method = f"{theirs.keys['quantization_config']['quant_method']}, imported" if matrices else ""
     write_checkpoint(
         target,
         theirs.decoder,
@@ -146,6 +146,12 @@ def export_folder(source: Path, target: Path, tell: Tell = silent, most_shard: i
 
         write_tensors(partial, forms, make, tell, most_shard)
     return model_type
+
+
+def _packed_folder(keys: Any, folder: Path) -> PackedFolder | TorchaoFolder:
+    if isinstance(keys, dict) and keys.get("quant_method") == "torchao":
+        return TorchaoFolder(folder)
+    return PackedFolder(folder, layout_of(keys, folder / CONFIG))
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ AWQ   qweight [I, O / 8], qzeros [G, O / 8]; nibble i of a word holds output NIB
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -38,7 +38,9 @@ def layout_of(keys: Any, path: Path) -> Layout:
     told = f"{path}: quantization_config"
     method = keys.get("quant_method") if isinstance(keys, Mapping) else None
     if method not in ("gptq", "awq"):
-        raise ValueError(f"{told}: quantized weights are not read of method {str(method)[:40]!r}, only of gptq and awq")
+        raise ValueError(
+            f"{told}: quantized weights are not read of method {str(method)[:40]!r}, only of gptq, awq and torchao"
+        )
     bits, group = keys.get("bits", keys.get("w_bit")), keys.get("group_size", keys.get("q_group_size"))
     form = keys.get("version", "gemm") if method == "awq" else keys.get("checkpoint_format", "gptq")
     forms, widths = (("gemm",), (4,)) if method == "awq" else (("gptq", "gptq_v2"), (2, 4, 8))
@@ -52,12 +54,23 @@ def layout_of(keys: Any, path: Path) -> Layout:
 
 
 class Coded(NamedTuple):
-    """A matrix of codes [O, I], scales and zeros [O, G]; `order` is None where channels lie in order."""
+    """A matrix of codes [O, I], scales and zeros [O, G]; `group` is 0 where rows are whole, `order` None where channels
+    lie in order."""
 
     codes: Tensor
     scales: Tensor
     zeros: Tensor
     order: Tensor | None
+    bits: int
+    group: int
+
+
+class CodedFolder(Protocol):
+    """A folder some of whose matrices NAME.weight are codes."""
+
+    def coded(self, stem: str) -> Coded | None:
+        """The matrix `stem`.weight in codes, or None where it is not in codes, or not in such as ours."""
+        ...
 
 
 class PackedFolder(TensorFolder):
@@ -82,14 +95,14 @@ class PackedFolder(TensorFolder):
         stem = name.removesuffix(".weight")
         if stem not in self.packed or name == stem:
             return super().read(name)
-        coded, group = self.coded(stem), self.layout.group
-        d_in = coded.codes.shape[1]
-        zeros, scales = spread(coded.zeros.float(), group, d_in), spread(coded.scales.float(), group, d_in)
-        dense_OI = (coded.codes.float() - zeros) * scales
-        return dense_OI if coded.order is None else torch.empty_like(dense_OI).index_copy_(1, coded.order, dense_OI)
+        coded = self.coded(stem)
+        assert coded is not None
+        return dense(coded)
 
-    def coded(self, stem: str) -> Coded:
+    def coded(self, stem: str) -> Coded | None:
         """A packed matrix. Raises ValueError where its channels' groups are not of the size that is declared."""
+        if stem not in self.packed:
+            return None
         layout = self.layout
         words, zero_words, scales_GO = (self._part(stem, part) for part in PARTS[:3])
         if layout.method == "awq":
@@ -99,7 +112,8 @@ class PackedFolder(TensorFolder):
             zeros_OG = zeros_GO[:, : codes_OI.shape[0]].T
         order = _order(self._part(stem, "g_idx"), layout.group, stem) if "g_idx" in self.packed[stem] else None
         codes_OI = codes_OI if order is None else codes_OI[:, order]
-        return Coded(codes_OI.contiguous(), scales_GO.T.contiguous(), (zeros_OG + layout.less).contiguous(), order)
+        zeros_OG, scales_OG = (zeros_OG + layout.less).contiguous(), scales_GO.T.contiguous()
+        return Coded(codes_OI.contiguous(), scales_OG, zeros_OG, order, layout.bits, layout.group)
 
     def _part(self, stem: str, part: str) -> Tensor:
         return self._read(f"{stem}.{part}", self.packed[stem][part]).clone()
@@ -116,6 +130,14 @@ class PackedFolder(TensorFolder):
             del self.entries[f"{stem}.{part}"]
         self.packed[stem] = found
         self.entries[f"{stem}.weight"] = found["scales"]._replace(shape=shape)
+
+
+def dense(coded: Coded) -> Tensor:
+    """What codes stand for, fp32 [O, I]."""
+    group, d_in = coded.group, coded.codes.shape[1]
+    zeros, scales = spread(coded.zeros.float(), group, d_in), spread(coded.scales.float(), group, d_in)
+    dense_OI = (coded.codes.float() - zeros) * scales
+    return dense_OI if coded.order is None else torch.empty_like(dense_OI).index_copy_(1, coded.order, dense_OI)
 
 
 def _require_shapes(stem: str, found: Mapping[str, Entry], layout: Layout) -> tuple[int, int]:
@@ -164,25 +186,28 @@ def _order(groups_I: Tensor, group: int, stem: str) -> Tensor | None:
     return None if torch.equal(groups_I.long(), expected_I) else order_I
 
 
-def matrix_from(shape: Shape, links: list[Link], folder: PackedFolder) -> QuantizedWeight | None:
+def matrix_from(shape: Shape, links: list[Link], folder: CodedFolder) -> QuantizedWeight | None:
     """Our matrix of that shape, or stack of experts, from the packed ones that make it: the same codes. None where one
     of them is not packed, or where their channels lie in different orders: then only what they stand for is kept."""
-    stems = [link.theirs.removesuffix(".weight") for link in links]
-    if any(stem not in folder.packed or link.shift for stem, link in zip(stems, links, strict=True)):
+    if any(link.shift for link in links):
         return None
-    parts = [folder.coded(stem) for stem in stems]
-    first = parts[0]
-    if any(not _same_order(part.order, first.order) for part in parts) or any(
-        part.scales.dtype != first.scales.dtype for part in parts
-    ):
-        return None
+    parts: list[Coded] = []
+    for link in links:
+        part = folder.coded(link.theirs.removesuffix(".weight"))
+        if part is None or not _goes_with(part, parts[0] if parts else part):
+            return None
+        parts.append(part)
     joined = [_joined(shape, links, [part[field] for part in parts]) for field in range(3)]
-    codes, scales, zeros = joined
-    layout, middle = folder.layout, 2 ** (folder.layout.bits - 1)
-    symmetric = bool((zeros == middle).all())
-    format = Integer(bits=layout.bits, group=layout.group, scales=SCALES[scales.dtype], symmetric=symmetric)
-    packed = pack_halves(codes) if layout.bits <= 4 else codes
+    (codes, scales, zeros), first = joined, parts[0]
+    symmetric = bool((zeros == 2 ** (first.bits - 1)).all())
+    format = Integer(bits=first.bits, group=first.group, scales=SCALES[scales.dtype], symmetric=symmetric)
+    packed = pack_halves(codes) if first.bits <= 4 else codes
     return QuantizedWeight(format, codes.shape[1], packed, scales, None if symmetric else zeros, first.order)
+
+
+def _goes_with(a: Coded, b: Coded) -> bool:
+    alike = (a.bits, a.group, a.scales.dtype) == (b.bits, b.group, b.scales.dtype)
+    return alike and _same_order(a.order, b.order)
 
 
 def _same_order(a: Tensor | None, b: Tensor | None) -> bool:
