@@ -20,6 +20,7 @@ from isoflop.decide.question import (
     Dollars,
     Flops,
     LawChoice,
+    QualityOf,
     Question,
     Served,
     TargetLoss,
@@ -277,3 +278,16 @@ def test_fewer_bits_cost_loss_and_save_money():
     assert by_type["int4"].loss.value > by_type["int8"].loss.value > by_type["bf16"].loss.value
     assert by_type["int8"].cost_per_mtok.value < by_type["bf16"].cost_per_mtok.value
     assert any(lever.change == "int8 weights in serving" for lever in told.levers)
+
+
+def test_unique_tokens_bind_with_serving_too():
+    told = dense(Flops(1e24), unique_tokens=5e11, served=Served(tokens=5e12))
+    bound = next(one for one in told.binding if one.limit == "unique tokens")
+    assert bound.loss_without < told.recommended.loss.value
+
+
+@pytest.mark.parametrize("goal", [Flops(1e22), QualityOf(7e9), Deadline(3.0)])
+def test_a_question_is_data(goal):
+    """A page keeps its question as JSON, in a URL or a form."""
+    question = Question(goal=goal, hardware="b200", devices=8, laws=(LawChoice(name="hoffmann-2022"),))
+    assert msgspec.json.decode(msgspec.json.encode(question), type=Question) == question

@@ -11,7 +11,7 @@ from isoflop.decide.devices import HOURS, Cluster
 from isoflop.decide.family_plan import FamilyPlan
 from isoflop.decide.field import Field
 from isoflop.decide.numbers import short
-from isoflop.decide.optimum import Spot, at, least_loss, on_path
+from isoflop.decide.optimum import at, least_loss_of_lifetime
 from isoflop.decide.question import ON_DEVICES, Question, TargetLoss
 
 LEAST = 1e-6  # of log loss: a limit that costs less does not bind
@@ -37,12 +37,12 @@ def _others(question: Question, one: FamilyPlan) -> list[Binding]:
     here = math.exp(one.chosen.log_loss)
     if question.unique_tokens is not None:
         free = replace(field, believed=replace(field.believed, data=Data()), most_tokens=np.inf)
-        found.append(_without("unique tokens", question.unique_tokens, "tokens", free, one, here))
+        found.append(_without("unique tokens", question.unique_tokens, "tokens", free, one))
     if not field.ok_m.all():
         free = replace(field, ok_m=np.ones_like(field.ok_m))
         for reason in field.reasons:
             value, unit = _value(question, reason)
-            found.append(_without(reason, value, unit, free, one, here))
+            found.append(_without(reason, value, unit, free, one))
     if field.serve_m.any():
         size, best = (at(field.curve.total_m, spot.place) for spot in (one.chosen, one.training))
         loss = math.exp(one.training.log_loss)
@@ -60,17 +60,12 @@ def _value(question: Question, reason: str) -> tuple[float, str]:
     return question.served.latency_ms or 0.0, "ms a token"
 
 
-def _without(limit: str, value: float, unit: str, free: Field, one: FamilyPlan, here: float) -> Binding | None:
-    spot = chosen_in(free, one.budget)
-    if spot is None or spot.log_loss > one.chosen.log_loss - LEAST:
+def _without(limit: str, value: float, unit: str, free: Field, one: FamilyPlan) -> Binding | None:
+    """At equal cost of the lifetime; None where nothing is gained."""
+    base, spot = (least_loss_of_lifetime(field, one.lifetime_cost) for field in (one.field, free))
+    if spot is None or base is None or spot.log_loss > base.log_loss - LEAST:
         return None
     loss = math.exp(spot.log_loss)
     size = at(free.curve.total_m, spot.place)
     words = f"without the limit of {value:.4g} {unit}: {short(size)} parameters, {short(spot.tokens)} tokens, "
-    return Binding(limit, value, unit, loss, f"{words}loss {loss:.4f} instead of {here:.4f}")
-
-
-def chosen_in(field: Field, budget: float) -> Spot | None:
-    """What would be chosen in another field."""
-    spot = least_loss(field, budget)
-    return None if spot is None else on_path(field, budget, spot)
+    return Binding(limit, value, unit, loss, f"{words}loss {loss - math.exp(base.log_loss):+.4f} at the same cost")

@@ -104,7 +104,7 @@ def iso_loss(plan: Plan) -> Chart:
 
 
 def _candidates(plan: Plan) -> str:
-    head = "<tr><th>family</th><th>parameters</th><th>active</th><th>tokens</th><th>P(best)</th><th>verdict</th></tr>"
+    head = _head("family", "parameters", "active", "tokens", "P(best)") + "<th>verdict</th></tr>"
     rows = []
     for one in plan.candidates:
         counts = [("" if v is None else short(v)) for v in (one.n_params, one.n_active, one.tokens)]
@@ -118,7 +118,7 @@ def _candidates(plan: Plan) -> str:
 def _tornado(bars: Sequence[Bar]) -> str:
     if not bars:
         return ""
-    head = "<tr><th>input</th><th>loss</th><th>parameters</th><th>tokens</th></tr>"
+    head = _head("input", "loss", "parameters", "tokens") + "</tr>"
     rows = []
     for bar in bars:
         losses = " / ".join("none" if value is None else f"{value:.4f}" for value in bar.loss)
@@ -126,6 +126,12 @@ def _tornado(bars: Sequence[Bar]) -> str:
         cells = "".join(f'<td class="number">{cell}</td>' for cell in (losses, *others))
         rows.append(f'<tr><th scope="row">{escape(bar.key)} ({bar.value:.4g})</th>{cells}</tr>')
     return f"<section><h2>Each input halved / doubled</h2>{_table(head, rows)}</section>"
+
+
+def _head(first: str, *numbers: str) -> str:
+    """A row of headings that is still open: a name, and numbers, which stand to the right."""
+    cells = "".join(f'<th scope="col" class="number">{name}</th>' for name in numbers)
+    return f'<tr><th scope="col">{first}</th>{cells}'
 
 
 def _table(head: str, rows: list[str]) -> str:
