@@ -123,7 +123,7 @@ def worth(sequence: Sequence, most: int, cost: float, row_cost: float) -> int:
     """How many guesses to ask for, at most `most`: as many as gain the most if the share of guesses that were right so
     far stays, a guess costs `cost`, and a further row of a pass `row_cost`, in passes over one token. None, but for a
     single one now and then, where they do not pay."""
-    share = (sequence.accepted + 1) / (sequence.judged + 1)  # hopeful at first
+    share = (sequence.accepted + 3) / (sequence.judged + 4)  # as if three of four had been right before
     gains = [speed_up(k, share, cost, 1 + k * row_cost) for k in range(1, most + 1)]
     best = max(range(most), key=gains.__getitem__, default=-1)
     if best >= 0 and gains[best] > 1:
