@@ -105,6 +105,37 @@ def test_typing_and_sliders_keep_step(page):
     assert page.find("#amount").get_attribute("value") == page.query["flops"]
 
 
+def test_another_architecture_is_named(page):
+    page.open("?flops=1e22&family=dense")
+    before = page.browser.current_url
+    page.find("#another").send_keys("llama-3.1-8b", Keys.ENTER)
+    page.moved(before)
+    assert page.query["family"] == "dense,llama-3.1-8b"
+    assert "llama-3.1-8b" in page.text("#candidates")
+
+
+def test_hardware_comes_with_devices_and_goes_with_them(page):
+    page.open("?flops=1e22&family=dense")
+    before = page.browser.current_url
+    page.find("#hardware").send_keys("H100-SXM")
+    page.moved(before)
+    assert page.query["hardware"] == "H100-SXM5-80GB"
+    assert int(page.query["devices"]) > 1
+    assert "Training, each of" in page.text("#memory")
+    assert "$" in page.text("#facts")
+    page.click("#reset")
+    assert page.query == {}
+    assert page.find("#devices").get_attribute("value") == ""
+
+
+def test_what_no_control_shows_goes_with_the_next_change(page):
+    page.open("?flops=1e22&dollars=3")
+    assert "not allowed" in page.text("[data-flag=goal] .problem")
+    page.write("#amount", "2e22")
+    assert page.query == {"flops": "2e22"}
+    assert page.sentence.startswith("Train ")
+
+
 def test_dragging_a_slider_is_one_entry_of_the_history(page):
     page.open("?flops=1e22")
     entries = page.script("return history.length")

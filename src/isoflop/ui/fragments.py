@@ -96,7 +96,7 @@ def memory(told: MemoryTable) -> str:
         parts.append(table(group.title, ("kind", "GiB"), rows, "memory"))
     words = "" if told.limit is None else f"<p>One device has {gib(told.limit)} GiB to use.</p>"
     pair = f'<div class="pair">{"".join(parts)}</div>'
-    return f'<h2>Memory by kind</h2>{pair}{words}<p class="soft">{escape(told.words)}</p>'
+    return f'<h3>Memory by kind</h3>{pair}{words}<p class="soft">{escape(told.words)}</p>'
 
 
 def levers(found: Sequence[Lever]) -> str:

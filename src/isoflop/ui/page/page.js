@@ -11,12 +11,11 @@ const GOALS = {
   "quality-of": ["Parameters", 1e8, 1e12, "7e10"],
   "target-loss": ["Loss", 1.7, 4, "2"],
 };
+const COLUMNS = ["n", "d", "loss"];
 const $ = (id) => document.getElementById(id);
 const SECTIONS = ["facts", "candidates", "levers", "memory", "serving", "reasons", "built"];
 const fields = [...document.querySelectorAll("#controls .field[data-flag]")].filter((f) => f.dataset.flag !== "goal");
-const usualFamilies = values($("families"));
-const usualLaws = values($("laws"));
-let extra = []; // options of the address that no control shows
+let extra = []; // columns of a table of runs, which no control shows
 let asking = null, timer = 0, gesture = null, answer = null;
 
 // --- numbers and sliders
@@ -106,17 +105,16 @@ function options() {
 function show(query) {
   const given = new URLSearchParams(query), kind = Object.keys(GOALS).find((name) => given.has(name)) ?? "flops";
   setGoal(kind, given.get(kind));
-  const split = (name, usual) => given.getAll(name).join().split(",").filter((part) => part || !given.has(name)).filter(Boolean).concat(given.has(name) ? [] : usual);
-  check($("families"), split("family", document.body.dataset.families.split(",")));
-  check($("laws"), split("law", [document.body.dataset.law]));
+  const { families, law } = document.body.dataset;
+  check($("families"), given.has("family") ? given.getAll("family").join().split(",").filter(Boolean) : families.split(","));
+  check($("laws"), given.has("law") ? given.getAll("law").filter(Boolean) : [law]);
   for (const field of fields) {
     const slider = field.querySelector("[type=range]"), control = entry(field), value = given.get(field.dataset.flag) ?? "";
     if (control.tagName === "SELECT" && ![...control.options].some((o) => o.value === value)) control.add(new Option(value, value));
     control.value = value;
     if (slider) setSlider(slider, value);
   }
-  const known = new Set([kind, "family", "law", ...fields.map((field) => field.dataset.flag)]);
-  extra = [...given].filter(([name]) => !known.has(name));
+  extra = [...given].filter(([name]) => COLUMNS.includes(name));
   summaries();
 }
 
@@ -159,6 +157,7 @@ async function ask() {
   $("decision").setAttribute("aria-busy", "true");
   try {
     const response = await fetch("/api/plan" + (location.search || "?" + options()), { signal: mine.signal });
+    if (!response.ok) throw new Error(`it failed (${response.status}); the terminal it runs in says why`);
     const told = await response.json();
     render(told);
     document.body.dataset.answered = location.search || "?";
@@ -166,7 +165,7 @@ async function ask() {
   } catch (error) {
     if (error.name === "AbortError") return;
     stale(true);
-    say("The server does not answer; is `isoflop ui` still running?", true);
+    say(error instanceof TypeError ? "Nothing answers; is `isoflop ui` still running?" : `No answer: ${error.message}`, true);
   }
   if (asking === mine) $("decision").removeAttribute("aria-busy");
 }
