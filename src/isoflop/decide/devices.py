@@ -175,7 +175,8 @@ def with_serving(field: Field, question: Question, cluster: Cluster, total: floa
     train_m = field.curve.train_m / rate
     first, last = (math.log10(edge * total) * KNOTS_A_DECADE for edge in AROUND)
     sizes = [10 ** (k / KNOTS_A_DECADE) for k in range(math.floor(first), math.ceil(last) + 1)]
-    seconds = [_served_seconds(field.curve.shape, size, cluster, demand_of(question)) for size in sizes]
+    anyhow = replace(cluster, count=1)  # how many train has no part in serving
+    seconds = [_served_seconds(field.curve.shape, size, anyhow, demand_of(question)) for size in sizes]
     hours, knots = np.array(seconds) * (1 - question.served.prompt_share) / 3600, np.log(sizes)
     finite = np.isfinite(hours)
     if not finite.any():

@@ -9,7 +9,7 @@ little over a wide range (Kaplan et al. 2020, section 3.2).
 import math
 from bisect import bisect_left
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -72,6 +72,7 @@ def shape_named(family: str, vocab_size: int, context: int) -> Shape:
     return Shape(family, build, _widths(), 56.0 if alone else 112.0, ATTENTION_EVERY if family == "hybrid" else 1)
 
 
+@lru_cache(maxsize=1024)
 def of_size(shape: Shape, wanted: float) -> Decoder:
     """The decoder whose total parameters are nearest to `wanted`, shape considered. Takes about two milliseconds."""
     middle = bisect_left(shape.widths, wanted, key=lambda width: _usual_size(shape, width))
