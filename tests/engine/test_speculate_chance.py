@@ -89,7 +89,7 @@ def said(engine: Engine, sampling: Sampling, n: int) -> list[tuple[int, ...]]:
 )
 def test_joint_distribution(drafter: str, choice: str) -> None:
     """Of all the tokens of an output together, by chi-square."""
-    sampling, n = CHOICES[choice], 2000
+    sampling, n = CHOICES[choice], 1400
     engine = drafting(drafter, 2)
     outputs, wanted = said(engine, sampling, n), expected(sampling)
     assert 0.05 < engine.stats.accepted / engine.stats.judged < 0.95
