@@ -1,4 +1,4 @@
-"""Layers gone through in one call give what their modules give, and see when a weight has become another one."""
+"""Layers gone through in one call give what their modules give; a new request sees a weight that has changed."""
 
 from typing import Any
 
@@ -59,7 +59,7 @@ def beside_modules(model: DecoderModel, watched: list[int], close: float = 1e-5,
     """Asserts that both ways agree; not as closely where numbers are rounded that differ in their last bits."""
     fast = logits_of(engine_of(model, **options), watched)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Runs, "begin", lambda _: None)
+        patch.setattr(Runs, "begin", lambda *_: None)
         slow = logits_of(engine_of(model, **options), [])
     assert len(fast) == len(slow)
     for a, b in zip(fast, slow, strict=True):

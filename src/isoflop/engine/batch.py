@@ -107,7 +107,7 @@ class Memory:
             wanted_R=None if len(wanted) == len(tokens) else self._tensor(wanted),
             layers=self.layers,
             turns=self._turns(works, positions_T),
-            runs=self._runs[model].begin(),
+            runs=self._runs[model].begin(max(work.sequence.arrival for work in works)),
         )
         return model.packed(packed)
 

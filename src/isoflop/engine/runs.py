@@ -1,9 +1,10 @@
 """Layers that a step goes through in one call (model/kernels/layers.cpp): what the call is told of them, kept from step
-to step, and made anew when anything that it points to has changed.
+to step, and made anew when anything that it points to is found changed.
 
 T packed token, M d_model.
 """
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,22 +40,31 @@ class Marks:
     """Where things were found, and what keeps them alive: whether they are still there is soon seen."""
 
     def __init__(self) -> None:
-        self.names: list[tuple[dict[str, Any], str, Any]] = []
-        self.tensors: list[tuple[Tensor, int, Tensor]] = []
+        self.holders: list[dict[str, Any]] = []
+        self.names: list[str] = []
+        self.found: list[Any] = []
+        self.tensors: list[Tensor] = []
+        self.addresses: list[int] = []
+        self.kept: list[Tensor] = []
 
     def part(self, of: nn.Module, name: str) -> Any:
         """A module, parameter or plain attribute of a module."""
         holder = next(d for d in (of._modules, of._parameters, of._buffers, vars(of)) if name in d)
-        self.names.append((holder, name, holder[name]))
-        if isinstance(holder[name], Tensor):
-            self.tensors.append((holder[name], holder[name].data_ptr(), holder[name].detach()))
-        return holder[name]
+        found = holder[name]
+        self.holders.append(holder)
+        self.names.append(name)
+        self.found.append(found)
+        if isinstance(found, Tensor):
+            self.tensors.append(found)
+            self.addresses.append(found.data_ptr())
+            self.kept.append(found.detach())
+        return found
 
     @property
     def fresh(self) -> bool:
-        return all(holder.get(name) is found for holder, name, found in self.names) and all(
-            tensor.data_ptr() == address for tensor, address, _ in self.tensors
-        )
+        """A few hundred looks, without a loop of Python's own."""
+        same = all(map(operator.is_, map(dict.get, self.holders, self.names), self.found))
+        return same and list(map(Tensor.data_ptr, self.tensors)) == self.addresses
 
 
 class Runs:
@@ -62,12 +72,15 @@ class Runs:
 
     def __init__(self, model: DecoderModel, states: Sequence[Any], groups: Sequence[Lanes]) -> None:
         self.model, self.states, self.groups = model, states, groups
+        self._newest = 0
         self._make()
 
-    def begin(self) -> "Runs | None":
-        """Self, where this step's tokens are all met in place."""
-        if not self._marks.fresh:
+    def begin(self, newest: int) -> "Runs | None":
+        """Self, where this step's tokens are all met in place. `newest`: the arrival of the last request to come: with
+        each new one it is seen whether anything has changed (asked every step, that would take a thirtieth of it)."""
+        if newest != self._newest and not self._marks.fresh:
             self._make()
+        self._newest = newest
         if not self._runs or any(group.lanes[-1].end != group.n_short for group in self.groups):
             return None
         self._where = [group.where_N2.ctypes.data for group in self.groups]

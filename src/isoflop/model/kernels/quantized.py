@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from isoflop.model.kernels.build import library
+from isoflop.model.kernels.room import settled
 
 BYTES, HALVES, LOOKUP, FLOAT8 = range(4)  # quantized.h's Kind
 SCALE_TYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
@@ -43,8 +44,9 @@ class Packed:
     ) -> None:
         self.layout, self.shape, self.groups = layout, codes_OI.shape, scales_OG.shape[1]
         self.width = layout.group + -layout.group % STEP
-        self.codes, self.scales = _pack_codes(self._filled(codes_OI), layout.kind), _pack_groups(scales_OG)
-        self.zeros = None if zeros_OG is None else _pack_groups(zeros_OG)
+        self.codes = settled(_pack_codes(self._filled(codes_OI), layout.kind))
+        self.scales = settled(_pack_groups(scales_OG))
+        self.zeros = None if zeros_OG is None else settled(_pack_groups(zeros_OG))
         self.order = None if order_I is None else order_I.contiguous()
         in_scales = None if in_scales_I is None else in_scales_I.float().contiguous()
         self.in_scales = in_scales if in_scales is None or order_I is None else in_scales[order_I]
@@ -52,7 +54,8 @@ class Packed:
         self.call = ctypes.create_string_buffer(self._struct())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "call"}
+        state = {name: value for name, value in vars(self).items() if name != "call"}
+        return state | {name: value.clone() for name, value in state.items() if isinstance(value, Tensor)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
