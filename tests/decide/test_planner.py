@@ -28,6 +28,7 @@ from isoflop.decide.question import (
 from isoflop.decide.shapes import of_size, shape_named
 from isoflop.decide.vary import tornado, varied
 from isoflop.hardware import GIB
+from isoflop.laws.discrepancy import posterior
 
 BUDGETS = st.floats(19, 26).map(lambda power: 10.0**power)
 SOME = settings(max_examples=12, deadline=None)
@@ -291,3 +292,14 @@ def test_a_question_is_data(goal):
     """A page keeps its question as JSON, in a URL or a form."""
     question = Question(goal=goal, hardware="b200", devices=8, laws=(LawChoice(name="hoffmann-2022"),))
     assert msgspec.json.decode(msgspec.json.encode(question), type=Question) == question
+
+
+def test_the_fast_mean_is_the_mean():
+    """`Posterior.mean` leaves out what only the standard deviation needs."""
+    rng = np.random.default_rng(1)
+    n, d = 10 ** rng.uniform(7, 9, 20), 10 ** rng.uniform(9, 11, 20)
+    told = posterior(n, d, (1.8 + 478 / n**0.347 + 2143 / d**0.367) * np.exp(0.003 * rng.normal(size=20)))
+    new_n, new_d = np.geomspace(1.1e7, 1e12, 9), np.geomspace(1e12, 1e9, 9)
+    whole = told.joint(new_n, new_d, np.ones(9, dtype=bool))[0]
+    np.testing.assert_allclose(told.mean(new_n, new_d), whole, rtol=1e-12)
+    assert np.abs(told.mean(new_n, new_d, 0.02) - whole).max() < 2e-3
