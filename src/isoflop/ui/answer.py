@@ -39,6 +39,7 @@ def answer(question: Question) -> Answer:
     sections = {
         "facts": fragments.facts(told),
         "candidates": fragments.candidates(told.candidates, colours),
+        "points": fragments.points(told),
         "levers": fragments.levers(told.levers),
         "memory": fragments.memory(memory_of(asked, best)),
         "serving": fragments.serving(told.serving),

@@ -16,8 +16,8 @@ def report(question: Question) -> str:
     drawn = {chart.key: figure(chart) for chart in found.charts}
     told = found.sections
     head = f'<header><h1>{TITLE}</h1><p class="answer">{escape(found.plan.sentence)}</p></header>{told["facts"]}'
-    parts = [head, drawn["isoflop"], told["candidates"], told["levers"], drawn["lifetime"], drawn.get("equal-loss", "")]
-    parts += [told["memory"], told["serving"], told["reasons"], "<h3>The model</h3>", told["built"]]
+    parts = [head, drawn["isoflop"], told["candidates"], told["points"], told["levers"], drawn["lifetime"]]
+    parts += [drawn.get("equal-loss", ""), *(told[name] for name in ("memory", "serving", "reasons", "built"))]
     parts.append(f"<h3>The same from a command line</h3><pre>{escape(found.plan.command)}</pre>")
     style = files("isoflop.ui").joinpath("page/report.css").read_text(encoding="utf-8")
     return document(TITLE, f"<style>{style}</style>{''.join(parts)}", found.charts)

@@ -25,6 +25,7 @@ def facts(plan: Plan) -> str:
         ("Parameters", short(chosen.n_params), f"exact{active}"),
         ("Tokens", short(chosen.tokens), tokens),
         ("Loss", *_quantity(chosen.loss, "{:.3f}")),
+        *_as_good(plan),
         ("Training FLOPs", power(chosen.train_flops), f"{plan.question.count}"),
         *_on_devices(chosen),
     ]
@@ -33,6 +34,15 @@ def facts(plan: Plan) -> str:
         for name, value, more in shown
     )
     return f'<dl class="facts">{items}</dl>'
+
+
+def _as_good(plan: Plan) -> list[tuple[str, str, str]]:
+    near = plan.near_optimal_range
+    if near is None:
+        return []
+    sizes, tokens = (sorted(pair) for pair in ((near.n_low, near.n_high), (near.tokens_low, near.tokens_high)))
+    words = f"on {short(tokens[0])} to {short(tokens[1])} tokens"
+    return [(f"Within {near.within:.1%} of the least", f"{short(sizes[0])} to {short(sizes[1])}", words)]
 
 
 def _on_devices(chosen: Recommended) -> list[tuple[str, str, str]]:
@@ -80,6 +90,24 @@ def _size(one: Candidate) -> str:
 
 def _loss(loss: Quantity | None) -> str:
     return "" if loss is None else f"{loss.value:.3f}<small>{loss.low:.3f} to {loss.high:.3f}</small>"
+
+
+def points(plan: Plan) -> str:
+    """The training-optimal, the recommended and the lifetime-optimal model side by side."""
+    chosen, lifetime = plan.recommended, plan.lifetime_optimal
+    loss = None if chosen.loss is None else chosen.loss.value
+    found = [("best to train", plan.training_optimal)] + (
+        [] if lifetime is None else [("of its loss, cheapest", lifetime)]
+    )
+    shown = [(name, one.n_params, one.tokens, one.tokens_per_param, one.loss, one.train_flops) for name, one in found]
+    recommended = float(chosen.n_params), chosen.tokens, chosen.tokens_per_param, loss, chosen.train_flops
+    shown.insert(1, ("recommended", *recommended))
+    rows = []
+    for name, size, tokens, ratio, value, train in shown:
+        cells = short(size), short(tokens), f"{ratio:.3g}", "" if value is None else f"{value:.3f}", power(train)
+        rows.append(f'<tr><th scope="row">{name}</th>{"".join(map(_number, cells))}</tr>')
+    heads = ("model", "parameters", "tokens", "a parameter", "loss", "training FLOPs")
+    return table("Best to train, and best over a lifetime", heads, rows, "points")
 
 
 def memory(told: MemoryTable) -> str:
@@ -144,8 +172,9 @@ def built(plan: Plan) -> str:
     """The decoder itself, to be saved as a file."""
     made = plan.recommended.architecture
     layout = "" if plan.recommended.layout is None else f"<p>Layout: {escape(plan.recommended.layout)}.</p>"
-    shown = f'<pre tabindex="0" aria-label="The architecture as TOML">{escape(made.toml)}</pre>'
-    return f"<p>{escape(made.summary)}</p>{layout}<details><summary>As a file</summary>{shown}</details>"
+    file = f'<pre tabindex="0" aria-label="The architecture as TOML">{escape(made.toml)}</pre>'
+    details = f"<details><summary>As a file</summary>{file}</details>"
+    return f"<h3>The model</h3><p>{escape(made.summary)}</p>{layout}{details}"
 
 
 def table(caption: str, heads: Sequence[str], rows: Sequence[str], kind: str) -> str:

@@ -13,7 +13,7 @@ const GOALS = {
 };
 const COLUMNS = ["n", "d", "loss"];
 const $ = (id) => document.getElementById(id);
-const SECTIONS = ["facts", "candidates", "levers", "memory", "serving", "reasons", "built"];
+const SECTIONS = ["facts", "candidates", "points", "levers", "memory", "serving", "reasons", "built"];
 const fields = [...document.querySelectorAll("#controls .field[data-flag]")].filter((f) => f.dataset.flag !== "goal");
 let extra = []; // columns of a table of runs, which no control shows
 let asking = null, timer = 0, gesture = null, answer = null;
@@ -160,6 +160,7 @@ async function ask() {
     if (!response.ok) throw new Error(`it failed (${response.status}); the terminal it runs in says why`);
     const told = await response.json();
     render(told);
+    // For whoever waits: which address the page now shows.
     document.body.dataset.answered = location.search || "?";
     $("timing").textContent = told.ms === undefined ? "" : `Answered in ${told.ms} ms, ${Math.round(performance.now() - start)} ms with the way here and the drawing.`;
   } catch (error) {
@@ -182,6 +183,7 @@ function render(told) {
   }
   answer = told;
   say(told.plan.sentence, false);
+  document.title = `Isoflop: ${told.plan.sentence}`;
   for (const name of SECTIONS) put($(name), told.sections[name]);
   drawAll();
 }
