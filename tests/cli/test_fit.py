@@ -328,12 +328,13 @@ def test_a_table_that_cannot_carry_the_law_ends_with_1(tmp_path, capsys, table):
 def test_flops_of_another_convention_are_doubted(tmp_path, capsys, table):
     spoiled = table["FLOP"] * np.where(np.arange(18) < 4, 2.0, 1.0)
     path = write(tmp_path / "runs.csv", {**table, "FLOP": spoiled})
-    certificate = fit(capsys, path, *NAMED, "--flops", "FLOP")["certificate"]
-    assert certificate["status"] == "weak"
+    certificate = answer(capsys, 1, path, *NAMED, "--flops", "FLOP")["certificate"]
+    assert certificate["status"] == "refused"
     assert any("not of one convention" in reason for reason in certificate["reasons"])
     thousand = write(tmp_path / "k.csv", {**table, "FLOP": table["FLOP"] / 1e9})
     assert any(
-        "another unit" in one for one in fit(capsys, thousand, *NAMED, "--flops", "FLOP")["certificate"]["reasons"]
+        "another unit" in one
+        for one in answer(capsys, 1, thousand, *NAMED, "--flops", "FLOP")["certificate"]["reasons"]
     )
 
 
@@ -341,7 +342,8 @@ def test_checkpoints_of_one_run_are_one_cluster(tmp_path, capsys, table):
     twice = {name: np.repeat(column, 3) for name, column in table.items()}
     labels = [f"run {k}" for k in np.repeat(np.arange(18), 3)]
     path = write(tmp_path / "runs.csv", {**twice, "run": labels})
-    apart, together = (fit(capsys, path, *NAMED, *more) for more in ((), ("--cluster", "run")))
+    apart, together = (fit(capsys, path, *NAMED, *more) for more in (("--force",), ("--cluster", "run")))
+    assert [one["certificate"]["status"] for one in (apart, together)] == ["refused", "weak"]
     assert together["certificate"]["bootstrap"]["clusters"] == 18
     errors = [one["certificate"]["bootstrap"]["standard_errors"]["alpha"] for one in (apart, together)]
     assert errors[1] > errors[0]
@@ -427,10 +429,10 @@ def spoil(table, how):
     [
         ("one level", "refused", "one level of compute"),
         ("collinear", "refused", "cannot be told apart"),
-        ("a row in other units", "weak", "with no run between: rows of another unit?"),
-        ("below the floor", "weak", "lies above 1 measured losses"),
-        ("duplicates", "weak", "3 of 21 rows are exact duplicates"),
-        ("units", "weak", "have another unit"),
+        ("a row in other units", "refused", "with no run between: rows of another unit?"),
+        ("below the floor", "refused", "lies above 1 measured losses"),
+        ("duplicates", "refused", "3 of 21 rows are exact duplicates"),
+        ("units", "refused", "have another unit"),
     ],
 )
 @pytest.mark.parametrize("form", [(), ("--form", "chinchilla-equal")])

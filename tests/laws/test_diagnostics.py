@@ -157,9 +157,9 @@ def test_weights_are_repetitions(ladder):
     [
         ("one level", "refused", "one level of compute"),
         ("collinear", "refused", "cannot be told apart"),
-        ("duplicated", "weak", "duplicates"),
+        ("duplicated", "refused", "duplicates"),
         ("few", "weak", "6 rows for 5 parameters"),
-        ("doubt", "weak", "another unit"),
+        ("doubt", "refused", "another unit"),
         ("nothing", "sound", ""),
     ],
 )

@@ -18,14 +18,15 @@ def test_nothing_wrong_is_sound():
 @pytest.mark.parametrize(
     "wrong, status, word",
     [
-        ({"floor": float(np.sort(LOSS)[2]) * 1.0001}, "weak", "lies above 3 measured losses"),
+        ({"floor": float(np.sort(LOSS)[2]) * 1.0001}, "refused", "lies above 3 measured losses"),
         ({"vanished": ["A", "alpha"]}, "refused", "A, alpha at zero"),
         ({"capped": ["alpha at its bound 10"]}, "weak", "alpha at its bound 10"),
         ({"condition": 1e6}, "weak", "condition number 1.0e+06"),
         ({"share": 0.05}, "weak", "only 5% of the starts"),
         ({"levels": 1}, "refused", "one level of compute"),
         ({"parameters": 11}, "weak", "20 rows for 11 parameters"),
-        ({"doubts": ("tokens are in millions",)}, "weak", "tokens are in millions"),
+        ({"wrong": ("tokens are in millions",)}, "refused", "tokens are in millions"),
+        ({"doubts": ("seven runs decide",)}, "weak", "seven runs decide"),
     ],
 )
 def test_each_thing_wrong(wrong, status, word):
@@ -62,6 +63,6 @@ def test_rows_far_off_and_far_apart_are_suspected():
     d[:3] /= 1e6
     (apart,) = table_notes(N, d, LOSS)
     assert apart.startswith("D jumps from") and "another unit" in apart
-    assert soundness(N, d, LOSS, **FINE).status == "weak"
+    assert soundness(N, d, LOSS, **FINE).status == "refused"
     assert table_notes(N, D, LOSS) == []
     assert "move together" in table_notes(N, 20 * N, LOSS)[0]

@@ -279,7 +279,9 @@ def _judged(certificate: Certificate, optimum: _Optimum, rows: _Rows, doubts: tu
         condition=certificate.condition_number,
         share=certificate.share_of_starts_at_optimum,
         levels=certificate.compute_levels,
-        doubts=(*doubts, *misfit(certificate.residual_rms), *wild_row(rows.n, rows.d, optimum.residuals), *few),
+        clustered=rows.labels is not None,
+        wrong=doubts,
+        doubts=(*misfit(certificate.residual_rms), *wild_row(rows.n, rows.d, optimum.residuals), *few),
     )
     told = [reason for reason in found.reasons if "duplicate" in reason or "floor E" in reason or reason in doubts]
     warnings = [*certificate.warnings, *told]

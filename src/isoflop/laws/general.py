@@ -34,6 +34,7 @@ from isoflop.laws.soundness import (
     Soundness,
     design_doubts,
     duplicates,
+    gaps,
     misfit,
     verdict,
 )
@@ -184,7 +185,7 @@ def fit_formula(
     rows = Problem(plain, plain.features(table), plain.target(y), weight)
     residuals = rows.log_loss - np.log(plain.value(theta[None], rows.features))[0]
     certificate = _certificate(problem, rows, table, y, solution, drawn, residuals, delta, labels)
-    judged = verdict(*_with_doubts(certificate, doubts))
+    judged = _with_doubts(certificate, doubts)
     certificate = msgspec.structs.replace(
         certificate,
         n_rows=len(y) if n_rows is None else n_rows,
@@ -212,10 +213,11 @@ def _optimum(
     return problem, solution.theta_Sp, solve(problem, solution.theta_Sp, delta)
 
 
-def _with_doubts(certificate: FormCertificate, doubts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What refuses a formula, and what makes it weak, the doubts of the table's reader among it."""
+def _with_doubts(certificate: FormCertificate, doubts: Sequence[str]) -> Soundness:
+    """The certificate's own judgement, with the mistakes that the table's reader found, which refuse any formula."""
     told = [*certificate.reasons, *doubts]
-    return (told, []) if certificate.status == "refused" else ([], told)
+    refused = bool(doubts) or certificate.status == "refused"
+    return verdict(told, []) if refused else verdict([], told)
 
 
 def formula_document(
@@ -335,7 +337,7 @@ def _certificate(
     shared = certify.evidence(form, rows.features, solution, residuals, delta, drawn)
     theta = solution.theta_Sp[int(solution.objective_S.argmin())]
     told = [] if drawn is None else certify.bootstrap_warnings(form, drawn)
-    judged = _judged(form, theta, table, y, shared)
+    judged = _judged(form, theta, table, y, shared, labels is not None)
     return FormCertificate(
         **shared,
         n_rows=len(y),
@@ -353,21 +355,24 @@ def _certificate(
     )
 
 
-def _judged(form: FormulaForm, theta: Array, table: dict[str, Array], y: Array, shared: dict[str, Any]) -> Soundness:
+def _judged(
+    form: FormulaForm, theta: Array, table: dict[str, Array], y: Array, shared: dict[str, Any], clustered: bool
+) -> Soundness:
     """The status of a formula, which knows less of itself than the law of N and D does."""
     rows, condition, rms = shared["n_used"], shared["condition_number"], shared["residual_rms"]
     share = shared["share_of_starts_at_optimum"]
     constant = [name for name, values in table.items() if np.ptp(values) <= 1e-12 * np.abs(values).max()]
     refused = [f"every row has the same {name}: what it does to the loss is not seen" for name in constant]
     refused += _dead(form, theta, table)
+    twice = duplicates(*table.values(), y)
+    refused += [one for one in (None if clustered else twice, _floor_doubt(form, theta, y)) if one]
     hopeless, doubtful = _design_doubts(table, constant)
     weak = [
         f"{rows} rows for {form.size} parameters" if rows < ROWS_PER_PARAMETER * form.size else None,
         f"condition number {condition:.1e}" if condition is not None and condition > ILL_CONDITIONED else None,
         f"only {share:.0%} of the starts reached the optimum" if share < FEW_STARTS else None,
         *(misfit(rms) if form.formula.log else []),
-        duplicates(*table.values(), y),
-        _floor_doubt(form, theta, y),
+        twice if clustered else None,
         *(f"{form.parameters[k]} at its bound {theta[k]:g}" for k in certify.bounds_touched(form, theta)),
     ]
     return verdict(refused + hopeless, doubtful + [one for one in weak if one])
@@ -390,7 +395,8 @@ def _design_doubts(table: dict[str, Array], constant: list[str]) -> tuple[list[s
     """As of any law of N and D, where the formula has both and both vary."""
     if not {"N", "D"} <= set(table) or constant or min(table["N"].min(), table["D"].min()) <= 0:
         return [], []
-    return design_doubts(table["N"], table["D"], certify.compute_levels(table["N"], table["D"]))
+    hopeless, doubtful = design_doubts(table["N"], table["D"], certify.compute_levels(table["N"], table["D"]))
+    return hopeless + gaps(table["N"], table["D"]), doubtful
 
 
 def _profiles(problem: Problem, theta: Array, delta: float, labels: npt.NDArray[np.int64] | None) -> dict[str, Profile]:

@@ -43,20 +43,30 @@ def soundness(
     condition: float | None,
     share: float,
     levels: int,
+    clustered: bool = False,
+    wrong: tuple[str, ...] = (),
     doubts: tuple[str, ...] = (),
 ) -> Soundness:
     """Judge a fit. `vanished` names those of A, B, alpha and beta that are zero, `capped` says which are at their
-    upper bound; `doubts` are the table reader's."""
+    upper bound; `wrong` are the mistakes that the table's reader found. Rows that are there twice are evidence counted
+    twice, unless they are known to be of one cluster."""
     hopeless, doubtful = design_doubts(n, d, levels)
-    refused = [f"{', '.join(vanished)} at zero: the law has no compute optimum" if vanished else None, *hopeless]
+    twice = duplicates(n, d, loss)
     below = int((loss < floor).sum())
+    refused = [
+        f"{', '.join(vanished)} at zero: the law has no compute optimum" if vanished else None,
+        f"the floor E = {floor:.4g} lies above {below} measured losses" if below else None,
+        *hopeless,
+        *gaps(n, d),
+        None if clustered else twice,
+        *wrong,
+    ]
     weak = [
         f"{len(n)} rows for {parameters} parameters" if len(n) < ROWS_PER_PARAMETER * parameters else None,
-        f"the floor E = {floor:.4g} lies above {below} measured losses" if below else None,
         *doubtful,
         f"condition number {condition:.1e}" if condition is not None and condition > ILL_CONDITIONED else None,
         f"only {share:.0%} of the starts reached the optimum" if share < FEW_STARTS else None,
-        duplicates(n, d, loss),
+        twice if clustered else None,
         *capped,
         *doubts,
     ]
@@ -69,12 +79,12 @@ def design_doubts(n: Array, d: Array, levels: int) -> tuple[list[str], list[str]
     correlation = abs(float(np.corrcoef(np.log(n), np.log(d))[0, 1]))
     if correlation > INDISTINCT:
         told = f"log N and log D move together (correlation {correlation:.4f}): their terms cannot be told apart"
-        return [*hopeless, told], _gaps(n, d)
+        return [*hopeless, told], []
     near = [f"log N and log D are nearly collinear (correlation {correlation:.3f})"] if correlation > COLLINEAR else []
-    return hopeless, near + _gaps(n, d)
+    return hopeless, near
 
 
-def _gaps(n: Array, d: Array) -> list[str]:
+def gaps(n: Array, d: Array) -> list[str]:
     """Sentences where a column falls into parts so far apart that they may be of different units."""
     told = []
     for name, column in (("N", np.sort(n)), ("D", np.sort(d))):
@@ -121,7 +131,7 @@ def table_notes(n: Array, d: Array, loss: Array) -> list[str]:
 
 def mistakes(n: Array, d: Array, loss: Array) -> list[str]:
     """What looks like a mistake in the table itself, which no prior about laws makes good."""
-    told = [duplicates(n, d, loss), *_gaps(n, d)]
+    told = [duplicates(n, d, loss), *gaps(n, d)]
     return [one for one in told if one]
 
 
