@@ -6,6 +6,7 @@ import pytest
 from small_engines import (
     CAPPED,
     FULL,
+    KINDS,
     LATENT,
     MAMBA1,
     MAMBA2,
@@ -108,6 +109,18 @@ def test_first_come_first_served() -> None:
         for event in engine.step():
             first.setdefault(event.id, step)
     assert all(first[request.id] >= first["large"] for request in late), first
+
+
+@pytest.mark.parametrize("kind", ["attention", "window", "latent", "hybrid", "mamba-2"])
+def test_a_beginning_in_common_is_computed_once(kind: str) -> None:
+    """Of requests that come together, whoever begins as another does waits for that one; nobody else does."""
+    model = model_of(*KINDS[kind], max_context=256)
+    beginning = tuple(i * i % VOCABULARY for i in range(150))
+    prompts = {str(i): (*beginning, i, i + 1, 7) for i in range(4)} | {"other": (5, 4, 3)}
+    engine = engine_of(model, page_tokens=4, tokens_per_step=48, most_running=8)
+    outputs = served(engine, prompts, 3)
+    assert_plain(model, prompts, outputs)
+    assert engine.stats.computed < len(beginning) + 100, engine.stats
 
 
 def test_company_does_not_matter() -> None:

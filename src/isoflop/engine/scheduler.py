@@ -5,6 +5,7 @@ decoded brings its last token and its drafts, one whose prompt is not known yet 
 out, the youngest gives back all it holds and waits in its old place in the line; its tokens stay, and what is left in
 the caches of its blocks is found again. Then those who wait enter, the oldest first, none before one that came earlier:
 nobody waits forever, as each who leaves makes room for the first in line, and whoever is first can always fit alone.
+Only one that begins as another whose beginning is just being computed waits for that, and others pass it meanwhile.
 """
 
 from bisect import insort
@@ -12,6 +13,8 @@ from bisect import insort
 from isoflop.engine.batch import Work
 from isoflop.engine.holdings import Holdings
 from isoflop.engine.sequence import Sequence
+
+SPARED = 64  # tokens that are worth a step's wait for another sequence to compute them
 
 
 class Scheduler:
@@ -88,22 +91,49 @@ class Scheduler:
 
     def _enter(self, left: int) -> list[Work]:
         works: list[Work] = []
-        while self.waiting and len(self.running) < self.most_running and left > 0:
-            sequence = self.waiting[0]
+        i = 0
+        while i < len(self.waiting) and len(self.running) < self.most_running:
+            sequence = self.waiting[i]
             found = self.holdings.longest_prefix(sequence)
-            if not self.holdings.can_enter(sequence, self.chunk, found):
+            if self._follows(sequence, found):
+                i += 1
+                continue
+            if left <= 0 or not self.holdings.can_enter(sequence, self.chunk, found):
                 break
             self.holdings.enter(sequence, found)
             n = self._chunk(sequence, left)
             reserved = self.holdings.reserve(sequence, n)
             assert reserved, "there was room"
-            del self.waiting[0]
+            del self.waiting[i]
             self.start(sequence)
             if not sequence.told:
                 sequence.n_cached = sequence.n_computed
             works.append(Work(sequence, n, (), n == sequence.n_pending))
             left -= n
         return works
+
+    def _follows(self, sequence: Sequence, found: int) -> bool:
+        """Whether one under way is about to compute blocks that this one, with `found` in the caches, needs next. Where
+        there are states, that one is told to keep them where the two part."""
+        if not self.holdings.reuse:
+            return False
+        known = found * self.holdings.page_tokens
+        for leader in self.running:
+            worth = leader.n_pending >= SPARED
+            ahead = self._common(sequence, leader, found) * self.holdings.page_tokens if worth else 0
+            if ahead > leader.n_computed and ahead >= known + SPARED:
+                if leader.branch <= leader.n_computed:
+                    leader.branch = ahead
+                return leader.branch <= ahead
+        return False
+
+    def _common(self, sequence: Sequence, leader: Sequence, n: int) -> int:
+        """How many blocks two sequences have in common, looked for from block n on."""
+        size = self.holdings.page_tokens
+        most = min(len(sequence.tokens) - 1 - sequence.unguessed, len(leader.tokens)) // size
+        while n < most and sequence.digest(n, size) == leader.digest(n, size):
+            n += 1
+        return n
 
     def _chunk(self, sequence: Sequence, left: int) -> int:
         """How many of its tokens come next. States are kept at the ends of blocks, so where there are any a chunk ends
