@@ -96,9 +96,9 @@ def points(plan: Plan) -> str:
     """The training-optimal, the recommended and the lifetime-optimal model side by side."""
     chosen, lifetime = plan.recommended, plan.lifetime_optimal
     loss = None if chosen.loss is None else chosen.loss.value
-    found = [("best to train", plan.training_optimal)] + (
-        [] if lifetime is None else [("of its loss, cheapest", lifetime)]
-    )
+    found = [("training-optimal", plan.training_optimal)]
+    if lifetime is not None:
+        found.append(("lifetime-optimal", lifetime))
     shown = [(name, one.n_params, one.tokens, one.tokens_per_param, one.loss, one.train_flops) for name, one in found]
     recommended = float(chosen.n_params), chosen.tokens, chosen.tokens_per_param, loss, chosen.train_flops
     shown.insert(1, ("recommended", *recommended))
