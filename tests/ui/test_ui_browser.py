@@ -141,7 +141,7 @@ def test_dragging_a_slider_is_one_entry_of_the_history(page):
     entries = page.script("return history.length")
     slider, before = page.find("#amount-slider"), page.browser.current_url
     ActionChains(page.browser).click_and_hold(slider).perform()
-    for _ in range(5):
+    for _ in range(3):
         ActionChains(page.browser).move_by_offset(9, 0).pause(0.12).perform()
     ActionChains(page.browser).release().perform()
     page.moved(before)
@@ -317,7 +317,7 @@ def test_updates_are_told_in_milliseconds(page):
     """Printed, not asserted: the machine is shared."""
     page.open("?flops=1e23")
     took = []
-    for i in range(6):
+    for i in range(4):
         page.write("#amount", f"{1.1**i * 1e23:.3e}".replace("+", ""))
         took.append([int(ms) for ms in re.findall(r"(\d+) ms", page.text("#timing"))])
     server, whole = (median(column) for column in zip(*took, strict=True))

@@ -80,13 +80,13 @@ def questions(draw: st.DrawFn) -> Question:
 
 
 @given(question=questions())
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_a_question_comes_back_from_its_address(question):
     assert question_of(query_of(question)) == question
 
 
 @given(options=st.lists(st.tuples(st.text(max_size=12), st.text(max_size=12)), max_size=4))
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_any_address_is_a_question_or_one_line(options):
     assert command_line(options).startswith("isoflop plan")
     try:
