@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page import FLAGS, Page
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 
@@ -32,6 +31,8 @@ def address() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (the extra `test`)")
+    from page import FLAGS
+
     if not (CHROMIUM.exists() and DRIVER.exists()):
         pytest.skip(f"no browser: {CHROMIUM} and {DRIVER} are not both here (Debian: chromium, chromium-driver)")
     profile = tmp_path_factory.mktemp("profile")
@@ -47,8 +48,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(browser: Any, address: str) -> Iterator[Page]:
-    """The page, freshly opened; afterwards nothing may have been complained of."""
+def page(browser: Any, address: str) -> Iterator[Any]:
+    """The page; afterwards nothing may have been complained of."""
+    from page import Page
+
     opened = Page(browser, address)
     yield opened
     assert opened.complaints() == []

@@ -10,10 +10,11 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from selenium.webdriver.common.action_chains import ActionChains
-from selenium.webdriver.common.keys import Keys
 
 from isoflop.cli.main import main
+
+actions = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (the extra `test`)")
+ActionChains, Keys = actions.ActionChains, actions.Keys
 
 ON_DEVICES = (
     "?dollars=2e6&hardware=H100-SXM5-80GB&devices=512&served-tokens=2e12&unique-tokens=1e12&repeats=4"
