@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -163,6 +164,73 @@ def test_a_study_and_its_law(capsys, tmp_path):
     assert "holds no law" in refusal(capsys, *argv, "--law", tmp_path / "law.json")
 
 
+SMALL = (*DENSE, "--flops", 1e18, "--vocab", 1024)
+COLUMNS = ("--n", "n", "--d", "d", "--loss", "loss")
+
+
+def table_of(path, rows):
+    path.write_text("\n".join(["n,d,loss", *(f"{n},{d},{loss}" for n, d, loss in rows)]) + "\n")
+    return path
+
+
+def grid(sizes=(1e6, 3e6, 1e7), tokens=(1e8, 3e8, 1e9)):
+    return [(n, d, 1.8 + 478 / n**0.347 + 2143 / d**0.367) for n in sizes for d in tokens]
+
+
+def certified(path, status, *reasons):
+    law = {"E": 1.8, "A": 478.0, "B": 2143.0, "alpha": 0.347, "beta": 0.367}
+    path.write_text(json.dumps({"law": law, "certificate": {"status": status, "reasons": reasons}}))
+    return path
+
+
+def test_a_refused_law_is_planned_on_only_by_force(capsys, tmp_path):
+    law = certified(tmp_path / "law.json", "refused", "alpha at zero", "two units")
+    line = refusal(capsys, *SMALL, "--law", law)
+    assert "refused: alpha at zero; two units" in line
+    assert "--force" in line
+    told = document(capsys, *SMALL, "--law", law, "--force")
+    assert any("the law is refused: alpha at zero; two units" in note for note in told["notes"])
+    assert "--force" in told["command"]
+
+
+def test_a_weak_law_is_said_to_be(capsys, tmp_path):
+    law = certified(tmp_path / "law.json", "weak", "6 rows for 5 parameters")
+    assert any("the law is weak: 6 rows" in note for note in document(capsys, *SMALL, "--law", law)["notes"])
+    sound = certified(tmp_path / "law.json", "sound")
+    assert not any("the law is" in note for note in document(capsys, *SMALL, "--law", sound)["notes"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (grid() + grid()[:2], "exact duplicates"),
+        ([(n / 1e6 if k == 4 else n, d, loss) for k, (n, d, loss) in enumerate(grid())], "another unit"),
+        ([(n, 20 * n, loss) for n, _, loss in grid((1e6, 3e6, 1e7, 3e7), (1e8,))], "move together"),
+    ],
+)
+def test_a_mistaken_table_is_refused(capsys, tmp_path, rows, words):
+    table = table_of(tmp_path / "mine.csv", rows)
+    assert words in refusal(capsys, *SMALL, "--law", table, *COLUMNS)
+    told = document(capsys, *SMALL, "--law", table, *COLUMNS, "--force")
+    assert any(words in note for note in told["notes"])
+
+
+def test_a_doubtful_table_is_weak(capsys, tmp_path):
+    rows = [(n, 20 * n * 1.25 ** (k % 2), 1.8 + 478 / n**0.347) for k, n in enumerate((1e6, 2e6, 4e6, 8e6, 1.6e7))]
+    table = table_of(tmp_path / "mine.csv", rows)
+    assert any("the law is weak" in note for note in document(capsys, *SMALL, "--law", table, *COLUMNS)["notes"])
+
+
+def test_a_studys_certificate_speaks_for_its_runs(capsys, tmp_path):
+    head = "role,status,n_params,n_params_matmul,tokens,loss_valid,family"
+    rows = [f"fit,done,{n},{n},{d},{loss},dense" for n, d, loss in grid()]
+    (tmp_path / "runs.csv").write_text("\n".join([head, *rows]) + "\n")
+    certified(tmp_path / "law.json", "refused", "the floor lies above losses")
+    assert "the floor lies above losses" in refusal(capsys, *SMALL, "--law", tmp_path)
+    certified(tmp_path / "law.json", "weak", "few starts")
+    assert any("weak: few starts" in note for note in document(capsys, *SMALL, "--law", tmp_path)["notes"])
+
+
 def test_cold_start_and_identical_bytes():
     """Five families from nothing in a second on an idle machine; the bound is loose as machines are shared."""
     argv = [sys.executable, "-m", "isoflop", "plan", "--flops", "1e24", "--served-tokens", "1e12", "--json"]
@@ -212,14 +280,15 @@ SERVED = st.builds(
     price=st.none() | st.just("1.9,2.4,3.1@2026-06"),
     count=st.sampled_from(["exact", "6nd"]),
     level=st.sampled_from([0.5, 0.8]),
+    force=st.booleans(),
 )
 def test_the_command_asks_the_same(
-    goal, laws, own, families, unique, memory, device_memory, served, devices, price, count, level
+    goal, laws, own, families, unique, memory, device_memory, served, devices, price, count, level, force
 ):
     extra = [LawChoice(name="hoffmann-2022", family="dense")] if own else []
     question = Question(
         goal=goal,
-        laws=(*laws, *extra),
+        laws=tuple(msgspec.structs.replace(law, force=force) for law in (*laws, *extra)),
         families=families,
         hardware="h100-sxm",
         devices=devices,

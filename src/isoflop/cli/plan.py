@@ -46,6 +46,7 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--n", metavar="COL", help="column of N in a table of runs that is not ours")
     what.add_argument("--d", metavar="COL", help="column of D")
     what.add_argument("--loss", metavar="COL", help="column of the loss")
+    what.add_argument("--force", action="store_true", help="plan on a law even where it is refused")
     what.add_argument(
         "--family",
         action="append",
@@ -173,15 +174,17 @@ def _goal(args: argparse.Namespace) -> "Goal":
 def _laws(args: argparse.Namespace) -> "tuple[LawChoice, ...]":
     from isoflop.decide.question import DEFAULT_LAW, LawChoice
 
-    named = {"n": args.n, "d": args.d, "loss": args.loss}
+    named: dict[str, str | None] = {"n": args.n, "d": args.d, "loss": args.loss}
     if not args.law:
         if any(named.values()):
             raise ValueError("--n, --d and --loss name columns of a table of runs, and --law names none")
         return (LawChoice(name=DEFAULT_LAW),)
-    return tuple(law_choice(text, **named) for text in args.law)
+    return tuple(law_choice(text, **named, force=args.force) for text in args.law)
 
 
-def law_choice(text: str, n: str | None = None, d: str | None = None, loss: str | None = None) -> "LawChoice":
+def law_choice(
+    text: str, n: str | None = None, d: str | None = None, loss: str | None = None, force: bool = False
+) -> "LawChoice":
     """A law as typed: [FAMILY=]NAME[*WEIGHT]."""
     from isoflop.decide.question import LawChoice
 
@@ -193,4 +196,4 @@ def law_choice(text: str, n: str | None = None, d: str | None = None, loss: str 
         value = 1.0 if weight is None else float(weight)
     except ValueError:
         raise ValueError(f"--law {text}: its weight '{weight}' is no number") from None
-    return LawChoice(name=read["name"], weight=value, family=read["family"], n=n, d=d, loss=loss)
+    return LawChoice(name=read["name"], weight=value, family=read["family"], n=n, d=d, loss=loss, force=force)

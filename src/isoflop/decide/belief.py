@@ -58,6 +58,11 @@ class Law(Protocol):
         """Joint draws of it, (count, m)."""
         ...
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What makes it weak, or refused and forced."""
+        ...
+
     def cautions(self, n: float, d: float) -> list[str]:
         """What to say of a run of N and D: how far it lies beyond what was fitted."""
         ...
@@ -74,6 +79,7 @@ class Published:
     most: tuple[float, float] | None
     told: bool = True
     noise: float = 0.0
+    doubts: tuple[str, ...] = ()
 
     def mean(self, n_m: Array, d_m: Array) -> Array:
         mean: Array = np.log(self.value(n_m, d_m))

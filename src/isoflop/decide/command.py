@@ -13,6 +13,7 @@ def command_of(question: Question) -> str:
             words += ["--law", law_word(law)]
         first = question.laws[0]
         words += _options({"--n": first.n, "--d": first.d, "--loss": first.loss})
+        words += ["--force"] if first.force else []
     if question.families != FAMILIES:
         words += ["--family", ",".join(question.families)]
     served, usual = question.served, Served()

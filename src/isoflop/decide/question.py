@@ -60,7 +60,8 @@ ON_DEVICES = (DeviceHours, Dollars, Deadline)
 
 class LawChoice(msgspec.Struct, frozen=True, kw_only=True):
     """A law by a preset's name, or the path of a study, a law.json or a table of runs, whose columns are named where
-    it is not ours. `weight` in an average; `family` where the law is of that family alone."""
+    it is not ours. `weight` in an average; `family` where the law is of that family alone; `force`: even where it is
+    refused."""
 
     name: str
     weight: float = 1.0
@@ -68,6 +69,7 @@ class LawChoice(msgspec.Struct, frozen=True, kw_only=True):
     n: str | None = None
     d: str | None = None
     loss: str | None = None
+    force: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:

@@ -10,9 +10,11 @@ import numpy as np
 from isoflop.cost.quantity import Source
 from isoflop.decide.belief import Average, Convention, Law, Published
 from isoflop.decide.question import LawChoice
+from isoflop.decide.vouched import SOUND, certified, doubts
 from isoflop.laws.expression import Evaluator
 from isoflop.laws.forms import Array
 from isoflop.laws.presets import PRESETS, Preset, preset_named
+from isoflop.laws.soundness import Soundness
 
 if TYPE_CHECKING:
     from isoflop.decide.told import Told
@@ -44,14 +46,18 @@ def _law(choice: LawChoice, family: str) -> Law:
     table = path / "runs.csv" if path.is_dir() else path
     if path.is_dir() and not table.exists():
         raise ValueError(f"--law {path}: has no runs.csv; a study's directory has one once a run has finished")
-    stamp = table.stat().st_mtime_ns, table.stat().st_size
+    stamp = tuple(number for file in (table, table.with_name("law.json")) if file.exists() for number in _stat(file))
     families = _families(table, stamp)
     speaker = family if family in families else "dense" if "dense" in families else next(iter(families), None)
     return _from_file(choice, table, speaker, stamp)
 
 
+def _stat(file: Path) -> tuple[int, int]:
+    return file.stat().st_mtime_ns, file.stat().st_size
+
+
 @lru_cache(maxsize=64)
-def _families(path: Path, _stamp: tuple[int, int]) -> tuple[str, ...]:
+def _families(path: Path, _stamp: tuple[int, ...]) -> tuple[str, ...]:
     """Families of which a file holds a law each; none where it holds one law."""
     if path.suffix == ".json":
         return tuple(_read(path).get("families", {}))
@@ -61,12 +67,12 @@ def _families(path: Path, _stamp: tuple[int, int]) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=64)
-def _from_file(choice: LawChoice, table: Path, family: str | None, _stamp: tuple[int, int]) -> Law:
+def _from_file(choice: LawChoice, table: Path, family: str | None, _stamp: tuple[int, ...]) -> Law:
     if table.suffix == ".json":
-        return _document(table, family)
+        return _document(choice, table, family)
     from isoflop.decide.told import told_by
 
-    told: Told = told_by(choice, table, family)
+    told: Told = told_by(choice, table, family, _known(table, family))
     return told
 
 
@@ -121,7 +127,16 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"--law {path}: is no law.json: {error}") from None
 
 
-def _document(path: Path, family: str | None) -> Law:
+def _known(table: Path, family: str | None) -> Soundness:
+    """The verdict of the law.json beside a study's runs."""
+    law = table.with_name("law.json")
+    if table.name != "runs.csv" or not law.exists():
+        return SOUND
+    document = _read(law)
+    return certified(document.get("families", {}).get(family, document))
+
+
+def _document(choice: LawChoice, path: Path, family: str | None) -> Law:
     """A law.json: its constants, of a family where it has several."""
     document = _read(path)
     own = ""
@@ -141,4 +156,5 @@ def _document(path: Path, family: str | None) -> Law:
     most = (ranges["n"]["high"], ranges["d"]["high"]) if {"n", "d"} <= set(ranges) else None
     words = certificate.get("convention", "")
     convention: Convention = "matmul" if "matmul" in words else "non_embedding" if "without" in words else "total"
-    return Published(f"{path}{own}", convention, "fitted", value, most)
+    doubtful = doubts(choice, f"{path}{own}", certified(document))
+    return Published(f"{path}{own}", convention, "fitted", value, most, doubts=doubtful)

@@ -9,8 +9,10 @@ from scipy.linalg import eigh
 from isoflop.cost.quantity import Source
 from isoflop.decide.belief import Convention
 from isoflop.decide.question import LawChoice
+from isoflop.decide.vouched import doubts, judged, worse
 from isoflop.laws.discrepancy import Posterior, posterior
 from isoflop.laws.forms import Array
+from isoflop.laws.soundness import Soundness
 from isoflop.laws.tables import N_MEANING, RUN_TABLE_MARKS, Columns, read_runs, read_table
 
 OURS: dict[str, Convention] = {
@@ -31,6 +33,7 @@ class Told:
     posterior: Posterior
     most: tuple[float, float]
     said: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     source: Source = "fitted"
     told: bool = True
 
@@ -64,16 +67,19 @@ def families_of(table: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(str, columns["family"]))) if set(columns) >= RUN_TABLE_MARKS else ()
 
 
-def told_by(choice: LawChoice, table: Path, family: str | None) -> Told:
-    """The law of a table; `family`: which one, of a run table of several. Raises ValueError for a table that cannot be
-    read."""
+def told_by(choice: LawChoice, table: Path, family: str | None, known: Soundness) -> Told:
+    """The law of a table; `family`: which one, of a run table of several; `known`: its certificate's verdict. Raises
+    ValueError for a table that cannot be read, and one that is refused."""
     runs = read_runs(table, Columns(n=choice.n, d=choice.d, loss=choice.loss), family)
     named = runs.columns.n or ""
     said = () if named in N_MEANING else (f"N is column '{named}', taken for all parameters",)
+    name = choice.name if family is None else f"{choice.name} ({family})"
+    doubtful = doubts(choice, name, worse(judged(runs), known))
     return Told(
-        name=choice.name if family is None else f"{choice.name} ({family})",
+        name=name,
         convention=OURS.get(named, "total"),
         posterior=posterior(runs.n, runs.d, runs.loss),
         most=(float(runs.n.max()), float(runs.d.max())),
         said=said,
+        doubts=doubtful,
     )

@@ -52,6 +52,7 @@ def notes(question: Question, one: FamilyPlan, plans: list[FamilyPlan], cluster:
     built, average = one.built, one.field.believed.average
     for law in average.laws:
         said += law.cautions(float(built.convention[law.convention]), one.tokens)
+    said += [doubt for plan in plans for law in plan.field.believed.average.laws for doubt in law.doubts]
     if len(average.laws) > 1:
         named = zip(average.laws, average.weights, strict=True)
         weights = ", ".join(f"{law.name} {weight:.0%}" for law, weight in named)
