@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from isoflop.data.spec import N_BYTES
 from isoflop.data.tokenizer import ByteTokenizer, byte_alphabet
+from isoflop.engine.tame import require_tame
 from isoflop.weights.checkpoint import RECORD, is_checkpoint
 from isoflop.weights.folder import inside, read_json
 
@@ -93,7 +94,10 @@ class _File:
         self._tokenizer = tokenizer
 
     def encode(self, text: str, whole: bool) -> list[int]:
-        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=whole).ids
+        try:
+            tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=whole).ids
+        except BaseException as error:
+            raise _told(error, "the tokenizer failed at this text") from None
         return tokens
 
 
@@ -101,10 +105,13 @@ def _from_file(file: Path, vocab_size: int, marks: dict[str, list[int]]) -> Voca
     import tokenizers
 
     described = read_json(file)
+    require_tame(described, file)
     try:
         tokenizer = tokenizers.Tokenizer.from_str(file.read_text())
-    except Exception as error:  # the library raises this very type
-        raise ValueError(f"{file}: is not a tokenizer: {str(error)[:200]}") from None
+    except BaseException as error:
+        raise _told(error, f"{file}: is not a tokenizer") from None
+    tokenizer.no_padding()  # a text is what it is, and not filled up to a trillion tokens
+    tokenizer.no_truncation()
     to_bytes, strips = _reader(described.get("decoder"), file)
     added = tokenizer.get_added_tokens_decoder()
     marking = {token: added[token].content for token in added if added[token].special}
@@ -115,6 +122,13 @@ def _from_file(file: Path, vocab_size: int, marks: dict[str, list[int]]) -> Voca
     special = {name: token for token, name in marking.items()}
     ends = tuple(token for token in marks.get("eos_token_id", []) if token < vocab_size)
     return Vocabulary(_File(tokenizer), pieces, special, ends, _first(marks, "bos_token_id"), strips)
+
+
+def _told(error: BaseException, what: str) -> BaseException:
+    """The library raises Exception itself, and panics of its own that are none; what is not its own passes."""
+    if type(error) is not Exception and type(error).__name__ != "PanicException":
+        return error
+    return ValueError(f"{what}: {str(error)[:200]}")
 
 
 def _reader(decoder: Any, file: Path) -> tuple[Any, bool]:
