@@ -148,7 +148,7 @@ def test_names_that_leave_the_folder(model_folder: Path, name: str) -> None:
     places = sharded(model_folder)
     write_index(model_folder, places | {Q: name})
     message = refusal(model_folder)
-    assert "is not the name of a file" in message or "is not a safetensors file" in message
+    assert any(part in message for part in ("is not the name of a file", "is not a safetensors file", "surrogates"))
 
 
 @pytest.mark.parametrize("name", [FILE, "config.json"])

@@ -6,32 +6,55 @@ import sys
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from isoflop.engine.server.app import Server
 
-HEADERS_S = 30.0  # for the first request of a connection to come
+HEADERS_S = 30.0  # for the head of a request to come
 KEEP_ALIVE_S = 30
 BACKLOG = 512
 
 
 class Patient(H11Protocol):
-    """Closes a connection that has not said what it wants in time."""
+    """Closes a connection that has not said what it wants in time: its first request, and each later one from its first
+    byte on (until then uvicorn's own patience with an idle connection counts)."""
+
+    headers_s = HEADERS_S
+    _impatience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has come."""
         super().connection_made(transport)
-        self._impatience = self.loop.call_later(HEADERS_S, self._give_up)
+        self._impatience = self.loop.call_later(self.headers_s, self._give_up)
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes more, which do not make the wait longer."""
+        super().data_received(data)
+        if not self._waits():
+            self._calm()
+        elif self._impatience is None:
+            self._impatience = self.loop.call_later(self.headers_s, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has gone."""
-        self._impatience.cancel()
+        self._calm()
         super().connection_lost(exc)
 
-    def _give_up(self) -> None:
+    def _waits(self) -> bool:
+        """Whether no request is under way, nor known."""
         cycle: Any = self.cycle
-        if cycle is None and not self.transport.is_closing():
+        return cycle is None or (cycle.response_complete and self.conn.their_state is h11.IDLE)
+
+    def _calm(self) -> None:
+        if self._impatience is not None:
+            self._impatience.cancel()
+            self._impatience = None
+
+    def _give_up(self) -> None:
+        self._impatience = None
+        if self._waits() and not self.transport.is_closing():
             self.transport.close()
 
 
