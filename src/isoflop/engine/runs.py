@@ -16,6 +16,7 @@ from isoflop.engine.pages import Lanes, PagedKeyValues
 from isoflop.model import DecoderModel
 from isoflop.model.attention import Attention
 from isoflop.model.kernels import layers as kernels
+from isoflop.model.kernels.room import is_settled, settled
 from isoflop.model.kernels.rows import FEW, unrecorded
 from isoflop.model.layer import LayerModel
 from isoflop.model.linear import Linear
@@ -165,6 +166,8 @@ class Runs:
 
     def _matrix(self, of: nn.Module, name: str) -> kernels.Matrix | None:
         linear = self._marks.part(of, name)
+        if type(linear) is Linear and linear.weight.device.type == "cpu" and not is_settled(linear.weight):
+            linear.weight.data = settled(linear.weight.data)  # one after the other, so there are no two models
         if type(linear) is QuantizedLinear:
             linear.packed(SHORTEST)
             packed = self._marks.part(linear, "_packed")

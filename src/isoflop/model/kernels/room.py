@@ -15,6 +15,7 @@ ROOM = 2**24  # bytes asked for at once; what is not written to takes no memory
 LARGE, LINE = 14, 64  # madvise's MADV_HUGEPAGE; bytes of a cache's line
 
 _alone = threading.Lock()
+_addresses: set[int] = set()  # of all rooms there ever were
 _left: list[Tensor] = []  # what is left of the last room
 
 
@@ -29,9 +30,15 @@ def settled(x: Tensor) -> Tensor:
     return taken.view(x.dtype).view(x.shape).copy_(x)
 
 
+def is_settled(x: Tensor) -> bool:
+    """Whether x lies in such memory already."""
+    return x.untyped_storage().data_ptr() in _addresses
+
+
 def _room(nbytes: int) -> Tensor:
     whole = torch.empty(math.ceil(nbytes / PAGE) * PAGE + PAGE, dtype=torch.uint8)
     room = whole[-whole.data_ptr() % PAGE :][: whole.nbytes - PAGE]
+    _addresses.add(whole.data_ptr())
     advise = _advise()
     if advise is not None:
         advise(room.data_ptr(), room.nbytes, LARGE)  # refused, nothing is lost

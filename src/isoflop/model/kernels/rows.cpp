@@ -38,7 +38,11 @@ INLINE Vec weights<2>(const void* p, int64_t at_, int64_t n) {  // a bf16 is the
     typedef uint16_t Short __attribute__((vector_size(2 * L)));
     Short x{};
     memcpy(&x, static_cast<const uint16_t*>(p) + at_, n >= L ? sizeof x : 2 * n);
+#if defined(__AVX512F__)
+    return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)x), 16);
+#else
     return (Vec)(__builtin_convertvector(x, Ints) << 16);
+#endif
 }
 
 static INLINE float total(Vec x) {
@@ -59,12 +63,13 @@ static void tile(const Call& c, int64_t m, int64_t o) {
         UNROLL for (int r = 0; r < R; ++r) sums[i][r] = Vec{};
     const float* x = c.x + m * c.I;
     const char* w = static_cast<const char*>(c.weight) + o * c.I * SIZE;
+    const char* next = w + OUT * c.I * SIZE;
     int64_t k = 0;
     for (; k + L <= c.I; k += L) {
         Vec a[OUT];
         UNROLL for (int i = 0; i < OUT; ++i) a[i] = weights<SIZE>(w + i * c.I * SIZE, k, L);
-        if (SIZE == 4 || k % (2 * L) == 0)  // the next tile's line
-            UNROLL for (int i = 0; i < OUT; ++i) __builtin_prefetch(w + ((OUT + i) * c.I + k) * SIZE);
+        if (SIZE == 4 || k % (2 * L) == 0)  // lines of the next tile, in the order in which they lie
+            UNROLL for (int i = 0; i < OUT; ++i) __builtin_prefetch(next + k * OUT * SIZE + i * 64);
         UNROLL for (int r = 0; r < R; ++r) {
             const Vec b = at(x + r * c.I + k);
             UNROLL for (int i = 0; i < OUT; ++i) sums[i][r] += a[i] * b;
