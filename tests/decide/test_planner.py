@@ -303,3 +303,42 @@ def test_the_fast_mean_is_the_mean():
     whole = told.joint(new_n, new_d, np.ones(9, dtype=bool))[0]
     np.testing.assert_allclose(told.mean(new_n, new_d), whole, rtol=1e-12)
     assert np.abs(told.mean(new_n, new_d, 0.02) - whole).max() < 2e-3
+
+
+@pytest.mark.parametrize("repeats", [None, 4.0])
+def test_few_unique_tokens_are_no_use_to_huge_models(repeats):
+    told = dense(Flops(1e24), unique_tokens=1e9, most_repeats=repeats)
+    assert told.recommended.n_params < 100e9
+    assert "would do as well" in told.binding[0].words
+    assert all(lever.loss_change < 0 for lever in told.levers)
+
+
+@SOME
+@given(st.floats(1e18, 1e25), st.floats(1e8, 1e13), st.floats(1.1, 30))
+def test_more_unique_tokens_are_never_worse(flops, unique, times):
+    few, many = (dense(Flops(flops), unique_tokens=u).training_optimal.loss for u in (unique, unique * times))
+    assert many <= few * (1 + 1e-6)
+
+
+def test_data_that_suffice_change_nothing():
+    assert dense(Flops(1e22), unique_tokens=1e13).training_optimal == dense(Flops(1e22)).training_optimal
+
+
+def test_latency_that_only_small_models_meet():
+    told = dense(Flops(1e24), hardware="H100-SXM", devices=64, served=Served(latency_ms=1.0))
+    assert told.recommended.n_params < 2e9
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"goal": Flops(1e14)}, "a blind guess among 65536 tokens"),
+        (
+            {"goal": Flops(1e22), "hardware": "H100-SXM", "devices": 8, "served": Served(latency_ms=1e-6)},
+            "no size of family dense answers within 1e-06 ms",
+        ),
+    ],
+)
+def test_nothing_that_would_do(asked, words):
+    with pytest.raises(NoPlan, match=words):
+        dense(**asked)

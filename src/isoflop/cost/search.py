@@ -1,5 +1,6 @@
 """The layout that trains a decoder cheapest on given devices, and what would have to change where none fits."""
 
+import math
 from collections.abc import Iterator
 from itertools import product
 from typing import NamedTuple
@@ -152,8 +153,8 @@ def smallest_change(question: Question) -> str:
         more = free._replace(devices=devices)
         if min(_bytes(more, layout) for layout in layouts(more)) <= question.hardware.usable_bytes:
             changes.append(f"{devices} of them would fit")
-    changes.append(f"or devices with {least / GIB:.0f} GiB free each")
-    return ", ".join(changes)
+    changes.append(f"devices with {math.ceil(least / GIB)} GiB free each would")
+    return ", or ".join(changes)
 
 
 def no_layout(question: Question) -> str:
@@ -161,7 +162,7 @@ def no_layout(question: Question) -> str:
     n, name = question.devices, question.hardware.name
     free = question.hardware.usable_bytes / GIB
     what = f"{question.work.parameters / 1e9:.3g}B parameters at context {question.work.context}"
-    return f"{what} fit no layout on {n} x {name} ({free:.0f} GiB free each): {smallest_change(question)}"
+    return f"{what} fit no layout on {n} x {name} ({free:.3g} GiB free each): {smallest_change(question)}"
 
 
 def cheapest_training(

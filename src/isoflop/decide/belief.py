@@ -29,6 +29,7 @@ DRAWS = 400
 STEP = 1.05  # by which N is moved to see what a factor does
 SEED = 0
 REPEATED_HALF_LIFE = 15.387756  # R_D* of Muennighoff et al. 2023: how often repeats of a token are worth something
+EXCESS_HALF_LIFE = 5.309743  # R_N* of the same: how many times too many parameters for the unique tokens are
 
 
 class Law(Protocol):
@@ -141,6 +142,16 @@ class Data:
         )
         return worth
 
+    def worth_of_size(self, n_m: Array) -> Array:
+        """Parameters that `n_m` are worth: those beyond a twentieth of the unique tokens, for which these are enough,
+        count for less and less (the same, eq. 6). Data that suffice leave them as they are."""
+        if self.unique is None:
+            return n_m
+        enough = self.unique / USUAL_RATIO
+        excess = np.maximum(n_m / enough - 1, 0.0)
+        worth: Array = np.minimum(n_m, enough) + enough * EXCESS_HALF_LIFE * (1 - np.exp(-excess / EXCESS_HALF_LIFE))
+        return worth
+
 
 @dataclass(frozen=True)
 class Factor:
@@ -182,10 +193,9 @@ class Believed:
         n = {name: np.exp(np.log(n_m) @ part[:, None]) for name, n_m in two.n.items()}
         return replace(two, factor=factor, n=n)
 
-    def sizes(self, law: Law) -> Array:
-        """N of the family's sizes as the law counts it, times what they count for."""
-        scaled: Array = self.n[law.convention] * np.exp(self.factor.mean_m)
-        return scaled
+    def sizes(self, law: Law, times: float = 1.0) -> Array:
+        """N of the family's sizes as the law counts it, times what they count for, as far as the data are enough."""
+        return self.data.worth_of_size(self.n[law.convention] * np.exp(self.factor.mean_m) * times)
 
 
 def joint_draws(families: Sequence[Believed], d: Sequence[Array], noisy: bool = False) -> list[Array]:
@@ -211,7 +221,8 @@ def _of_average(average: Average, families: list[Believed], d: list[Array], own:
         sizes = [family.sizes(law) for family in families]
         together = law.draws(np.concatenate(sizes), np.concatenate(worth), count, SEED)
         for i, drawn in enumerate(np.split(together, edges, axis=1)):
-            slope = (law.mean(sizes[i] * STEP, worth[i]) - law.mean(sizes[i] / STEP, worth[i])) / (2 * np.log(STEP))
+            larger, smaller = families[i].sizes(law, STEP), families[i].sizes(law, 1 / STEP)
+            slope = (law.mean(larger, worth[i]) - law.mean(smaller, worth[i])) / (2 * np.log(STEP))
             z = np.random.default_rng(SEED + 1 + own[i]).standard_normal((DRAWS, 1))[start : start + count]
             parts[i].append(drawn + z * families[i].factor.sd_m * slope)
         start += count

@@ -174,13 +174,22 @@ def with_serving(field: Field, question: Question, cluster: Cluster, total: floa
         return replace(field, train_m=field.limited_m, unit=HOURS if timed else field.unit)
     train_m = field.curve.train_m / rate
     first, last = (math.log10(edge * total) * KNOTS_A_DECADE for edge in AROUND)
-    sizes = [10 ** (k / KNOTS_A_DECADE) for k in range(math.floor(first), math.ceil(last) + 1)]
+    places = range(math.floor(first), math.ceil(last) + 1)
     anyhow = replace(cluster, count=1)  # how many train has no part in serving
-    seconds = [_served_seconds(field.curve.shape, size, anyhow, demand_of(question)) for size in sizes]
+    sizes, seconds = _timed(field, places, anyhow, demand_of(question))
+    while not np.isfinite(seconds).any() and sizes[0] > field.curve.total_m[0]:  # all too slow: smaller ones
+        places = range(places.start - len(places), places.start)
+        sizes, seconds = _timed(field, places, anyhow, demand_of(question))
     hours, knots = np.array(seconds) * (1 - question.served.prompt_share) / 3600, np.log(sizes)
     finite = np.isfinite(hours)
     if not finite.any():
-        return replace(field, ok_m=np.zeros_like(field.ok_m), reasons=(*field.reasons, "latency"))
+        raise NoPlan(
+            f"no size of family {field.family} answers within {question.served.latency_ms:g} ms a token on up to "
+            f"{GROUPS[-1]} x {cluster.name}: allow a higher --latency, or name devices of more bandwidth"
+            if question.served.latency_ms is not None
+            else f"no size of family {field.family} fits on up to {GROUPS[-1]} x {cluster.name} to be served at a "
+            f"--context of {question.served.context}"
+        )
     log_m = np.log(field.curve.total_m)
     known, times = knots[finite], np.log(hours[finite])
     slope_low, slope_high = (1.0, 1.0) if len(known) < 2 else _ends(known, times)
@@ -190,6 +199,12 @@ def with_serving(field: Field, question: Question, cluster: Cluster, total: floa
     reasons = field.reasons if finite.all() else (*field.reasons, "serving devices")
     serve_m = question.served.tokens * np.exp(lines)
     return replace(field, train_m=train_m, serve_m=serve_m, ok_m=ok_m, reasons=reasons, unit=HOURS)
+
+
+def _timed(field: Field, places: range, cluster: Cluster, demand: Demand) -> tuple[list[float], list[float]]:
+    """Sizes, and device seconds of an answered token of each."""
+    sizes = [10 ** (k / KNOTS_A_DECADE) for k in places]
+    return sizes, [_served_seconds(field.curve.shape, size, cluster, demand) for size in sizes]
 
 
 @lru_cache(maxsize=2048)

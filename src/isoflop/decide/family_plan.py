@@ -82,6 +82,17 @@ def _least(field: Field, budget: float) -> Spot:
     return spot
 
 
+def _better_than_guessing(field: Field, spot: Spot, vocab_size: int) -> None:
+    """Raise NoPlan for a loss above that of a guess among all tokens, which no law means."""
+    loss, guess = math.exp(spot.log_loss), math.log(vocab_size)
+    if field.believed.average.told and loss > guess:
+        raise NoPlan(
+            f"the budget buys nothing: the best of family {field.family}, of {at(field.curve.total_m, spot.place):.3g} "
+            f"parameters on {spot.tokens:.3g} tokens, ends at a loss of {loss:.3g}, and a blind guess among "
+            f"{vocab_size} tokens at {guess:.3g}"
+        )
+
+
 def _nothing(field: Field, budget: float) -> str:
     if not field.ok_m.any():
         limit = " and ".join(field.reasons)
@@ -101,6 +112,7 @@ def _finished(question: Question, field: Field, budget: float) -> FamilyPlan:
     training = _least(field, budget)
     chosen = on_path(field, budget, training)
     built = _built(question, field, chosen)
+    _better_than_guessing(field, chosen, built.decoder.vocab_size)
     a_token = built.train_flops / at(field.curve.train_m, chosen.place) * at(field.limited_m, chosen.place)
     tokens = min(budget / a_token, field.most_tokens)
     return FamilyPlan(field, budget, training, None, chosen, built, tokens, question.served.tokens)

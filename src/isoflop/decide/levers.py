@@ -27,6 +27,7 @@ MOST = 3
 FEWER: dict[WeightType, float] = {"int8": 8.0, "int4": 4.0}  # bits that may be worth it
 STEPS = np.geomspace(1.0, 64.0, 13)  # times the cost, at which it is seen what more would do
 LEAST_WORTH = 1.001
+LEAST_GAIN = 5e-5  # of loss: what is less is shown as nothing
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def levers(question: Question, one: FamilyPlan, plans: list[FamilyPlan], cluster
         return []
     scale = _scale(one)
     told = [lever for change in _changes(question, one, plans, cluster) if (lever := _lever(one, change, scale))]
-    return sorted((lever for lever in told if lever.worth > LEAST_WORTH), key=lambda lever: -lever.worth)[:MOST]
+    helpful = (lever for lever in told if lever.worth > LEAST_WORTH and lever.loss_change < -LEAST_GAIN)
+    return sorted(helpful, key=lambda lever: -lever.worth)[:MOST]
 
 
 def _changes(question: Question, one: FamilyPlan, plans: list[FamilyPlan], cluster: Cluster | None) -> Iterator[Change]:

@@ -14,6 +14,8 @@ from isoflop.decide.numbers import short
 from isoflop.decide.optimum import at, least_loss_of_lifetime
 from isoflop.decide.question import ON_DEVICES, Question, TargetLoss
 
+SHARES = tuple(10.0 ** (-k / 4) for k in range(-1, 25))  # of a budget, at which it is seen what it does
+SAME = 1e-4  # of log loss: what is nearer is no better
 LEAST = 1e-6  # of log loss: a limit that costs less does not bind
 UNITS = {"flops": "FLOPs", "accelerator-hours": HOURS, "dollars": "dollars", "deadline": "days", "target-loss": "loss"}
 
@@ -21,13 +23,27 @@ UNITS = {"flops": "FLOPs", "accelerator-hours": HOURS, "dollars": "dollars", "de
 def binding(question: Question, one: FamilyPlan, cluster: Cluster | None) -> list[Binding]:
     """The limits that bind, the goal first, then those that cost most loss."""
     goal = str(question.goal.__struct_config__.tag)
-    words = f"{question.goal.amount:.4g} {UNITS[goal]}: more would lower the loss"
+    words = f"{question.goal.amount:.4g} {UNITS[goal]}: {_more(one)}"
     if isinstance(question.goal, TargetLoss):
         words = f"the loss of {question.goal.amount:.4g} that is wanted"
     elif isinstance(question.goal, ON_DEVICES):
         words += f"; it is {one.budget:.4g} device hours"
     first = Binding(goal, question.goal.amount, UNITS[goal], None, words)
     return [first] if isinstance(question.goal, TargetLoss) else [first, *_others(question, one)]
+
+
+def _more(one: FamilyPlan) -> str:
+    """What more of the budget would do, and where nothing, what less would."""
+    here, double = _loss_of_share(one, 1.0), _loss_of_share(one, 2.0)
+    if not one.field.believed.average.told or double < here - SAME:
+        return "more would lower the loss"
+    enough = min(share for share in SHARES if _loss_of_share(one, share) < double + SAME)
+    return f"more would not lower the loss, and {enough:.2g} of it would do as well: the data are used up"
+
+
+def _loss_of_share(one: FamilyPlan, share: float) -> float:
+    spot = least_loss_of_lifetime(one.field, one.lifetime_cost * share)
+    return math.inf if spot is None else spot.log_loss
 
 
 def _others(question: Question, one: FamilyPlan) -> list[Binding]:

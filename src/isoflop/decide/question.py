@@ -90,7 +90,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
         if not 0 <= self.tokens < math.inf:
             raise ValueError(f"--served-tokens {self.tokens:g}: must be a finite number, 0 or more")
         if self.context < 2:
-            raise ValueError(f"--serve-context {self.context}: a request has a prompt and an answer, 2 tokens at least")
+            raise ValueError(f"--context {self.context}: a request has a prompt and an answer, 2 tokens at least")
         if not 0 < self.prompt_share < 1:
             raise ValueError(f"--prompt-share {self.prompt_share:g}: must lie strictly between 0 and 1, such as 0.75")
         if self.latency_ms is not None and not self.latency_ms > 0:
@@ -159,7 +159,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
             "--repeats": self.most_repeats,
             "--serve-memory": self.serve_memory_gib,
             "--device-memory": self.device_memory_gib,
-            "--context": self.context,
+            "--train-context": self.context,
             "--vocab": self.vocab_size,
             "--devices": self.devices,
         }
@@ -181,3 +181,5 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"--hardware {self.hardware} needs --devices N: how many of them train")
         if self.most_repeats is not None and self.unique_tokens is None:
             raise ValueError("--repeats limits how often --unique-tokens are seen, and those were not given")
+        if self.most_repeats is not None and self.most_repeats < 1:
+            raise ValueError(f"--repeats {self.most_repeats:g}: must be 1 (each token seen once) or more")

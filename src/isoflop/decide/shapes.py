@@ -10,6 +10,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -29,6 +30,7 @@ from isoflop.architecture import (
 from isoflop.architecture.find import find_decoder
 from isoflop.architecture.resize import width_step, with_depth, with_width
 from isoflop.cost.parameters import parameters
+from isoflop.decide.question import FAMILIES
 
 THETA = 500_000.0
 TIED_BELOW = 2048  # of width: small models share input and output table
@@ -112,7 +114,7 @@ def _widths() -> tuple[int, ...]:
 
 def _of_template(family: str, context: int) -> Shape:
     """Any architecture with its dials turned, in its own proportions."""
-    template = find_decoder(family)
+    template = _template(family)
     template = msgspec.structs.replace(template, max_context=max(context, template.max_context))
 
     def build(d_model: int, n_layers: int) -> Decoder:
@@ -122,6 +124,15 @@ def _of_template(family: str, context: int) -> Shape:
     widths = tuple(sorted({width for width in _widths() if width % step == 0} | {template.d_model}))
     aspect = template.d_model / template.n_layers
     return Shape(family, build, widths, aspect, _period(template.layers), max(256, template.n_layers))
+
+
+def _template(family: str) -> Decoder:
+    try:
+        return find_decoder(family)
+    except ValueError as error:
+        if Path(family).exists():
+            raise
+        raise ValueError(f"--family: {error}, nor one of {', '.join(FAMILIES)}") from None
 
 
 def _period(layers: tuple[Layer, ...]) -> int:

@@ -1,5 +1,6 @@
 """Prices and power: inputs with a date, a source, and three values, never constants."""
 
+import datetime
 import re
 import tomllib
 from functools import cache
@@ -11,6 +12,7 @@ from isoflop.hardware.accelerator import Accelerator
 
 _LISTED = Path(__file__).parent / "prices.toml"
 _DATE = re.compile(r"\d{4}(-\d{2}){0,2}")
+_FIRST = "1970-01-01"  # completes a year or a month
 
 
 class Range(msgspec.Struct, frozen=True):
@@ -25,8 +27,18 @@ class Range(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.mid <= self.high:
             raise ValueError(f"{self.low:g}, {self.mid:g}, {self.high:g} must be low, middle and high, none below 0")
-        if not _DATE.fullmatch(self.date):
+        if not _is_date(self.date):
             raise ValueError(f"date '{self.date}' must be a year, month or day, such as 2026-05")
+
+
+def _is_date(text: str) -> bool:
+    if not _DATE.fullmatch(text):
+        return False
+    try:
+        datetime.date.fromisoformat(text + _FIRST[len(text) :])
+    except ValueError:
+        return False
+    return True
 
 
 # A device's share of all a system draws, over its maker's limit. Measured on whole systems: 0.9 times (OLMo 3, 0.62 to
