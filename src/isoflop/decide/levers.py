@@ -46,8 +46,12 @@ def levers(question: Question, one: FamilyPlan, plans: list[FamilyPlan], cluster
         return []
     scale = _scale(one)
     told = [lever for change in _changes(question, one, plans, cluster) if (lever := _lever(one, change, scale))]
-    helpful = (lever for lever in told if lever.worth > LEAST_WORTH and lever.loss_change < -LEAST_GAIN)
+    helpful = (lever for lever in told if lever.worth > LEAST_WORTH and _gain(lever) > LEAST_GAIN)
     return sorted(helpful, key=lambda lever: -lever.worth)[:MOST]
+
+
+def _gain(lever: Lever) -> float:
+    return -(lever.loss_change or 0.0)
 
 
 def _changes(question: Question, one: FamilyPlan, plans: list[FamilyPlan], cluster: Cluster | None) -> Iterator[Change]:
