@@ -4,12 +4,15 @@
 // A row is one token. N row, H query head, K key/value head, D width of queries and keys, E width of values, C turned
 // pair.
 
+#include <type_traits>
+
 #include "one_query.h"
 #include "paged.h"
 #include "pool.h"
 #include "stored.h"
 
-constexpr int MOST = 4;  // heads of a task
+constexpr int MOST = 4;        // heads of a task
+constexpr int64_t AHEAD = 32;  // tokens from those in work to those that are fetched
 
 static INLINE void totals(const Vec (&x)[4], float* to) {
 #if defined(__AVX512F__)
@@ -55,60 +58,102 @@ static void store(const Rows& c, int64_t row, float* turned) {
     }
 }
 
+// Heads that share keys, up to MOST of them, are a unit; a task reads the pages once for several units of a row, as their
+// keys lie next to each other.
 template <class Stored>
 struct Reader {
     const Rows& c;
     Call asked;  // what Scores reads of it
-    int64_t capacity;
+    int64_t parts, room, width, columns_, capacity;
     Scratch memory;
-    float *q, *p;  // [MOST][D], [MOST][capacity]
+    float *q, *sums, *p;  // a unit: [MOST][width], [MOST][columns_], [MOST][room]
 
-    Reader(const Rows& c, int64_t longest)
+    Reader(const Rows& c, int64_t longest, int64_t units)
         : c(c),
+          parts((c.H / c.K + MOST - 1) / MOST),
+          room(0),
+          width(up(c.D, L)),
+          columns_(up(c.E, L)),
           capacity(up(longest, L)),
-          memory(MOST * (up(c.D, L) + capacity)),
-          q(memory.take(MOST * up(c.D, L))),
-          p(memory.take(MOST * capacity)) {
+          memory(units * MOST * (width + columns_ + capacity)),
+          q(memory.take(units * MOST * width)),
+          sums(memory.take(units * MOST * columns_)),
+          p(memory.take(units * MOST * capacity)) {
         asked.window = c.window, asked.chunk = c.chunk, asked.scale = c.scale, asked.softcap = c.softcap;
         asked.slopes = c.slopes, asked.sinks = c.sinks;
     }
 
-    // Heads h .. h + heads - 1, which share keys
-    void task(int64_t row, int64_t h, int64_t heads) {
-        int64_t kv = h / (c.H / c.K), position = c.where[row].position;
-        int64_t first = Scores(asked, 0).first_key(position), n = position + 1 - first;
-        for (int64_t i = 0; i < heads; ++i)
-            turn(q + i * up(c.D, L), c.q + row * c.q_row + (h + i) * c.D, c, c.q_norm, row);
-        Stored keys(c.keys, c.key_scales, c.K, c.D, kv);
-        Stored values = c.values ? Stored(c.values, c.value_scales, c.K, c.E, kv) : keys;
+    int64_t first_head(int64_t unit) const { return unit / parts * (c.H / c.K) + unit % parts * MOST; }
+    int64_t heads(int64_t unit) const { return std::min<int64_t>(MOST, c.H / c.K - unit % parts * MOST); }
+
+    // Units from .. to - 1 of a row
+    void task(int64_t row, int64_t from, int64_t to) {
+        const int64_t *table = c.where[row].table, position = c.where[row].position;
+        const int64_t first = Scores(asked, 0).first_key(position), n = position + 1 - first;
+        room = up(n, L);
+        for (int64_t u = from; u < to; ++u)
+            for (int64_t i = 0; i < heads(u); ++i)
+                turn(q + ((u - from) * MOST + i) * width, c.q + row * c.q_row + (first_head(u) + i) * c.D, c, c.q_norm,
+                     row);
+        std::fill(sums, sums + (to - from) * MOST * columns_, 0.0f);
+        along(table, first, n, [&](int64_t j, int64_t place, int64_t run, int64_t later) {
+            for (int64_t u = from; u < to; ++u) {
+                Stored keys(c.keys, c.key_scales, c.K, c.D, u / parts);
+                pick(heads(u), [&](auto r) { products<r()>(keys, u - from, j, place, run, later); });
+            }
+        });
+        for (int64_t u = from; u < to; ++u)
+            for (int64_t i = 0; i < heads(u); ++i) {
+                const int64_t h = first_head(u) + i;
+                weigh(Scores(asked, h), c.sinks ? c.sinks + h : nullptr, p + ((u - from) * MOST + i) * room, n, room);
+            }
+        along(table, first, n, [&](int64_t j, int64_t place, int64_t run, int64_t later) {
+            for (int64_t u = from; u < to; ++u) {
+                Stored values(c.values ? c.values : c.keys, c.values ? c.value_scales : c.key_scales, c.K,
+                              c.values ? c.E : c.D, u / parts);
+                pick(heads(u), [&](auto r) { mix<r()>(values, u - from, j, place, run, later); });
+            }
+        });
+        for (int64_t u = from; u < to; ++u)
+            for (int64_t i = 0; i < heads(u); ++i)
+                memcpy(c.out + (row * c.H + first_head(u) + i) * c.E, sums + ((u - from) * MOST + i) * columns_, 4 * c.E);
+    }
+
+    template <class Visit>
+    static INLINE void pick(int64_t heads, const Visit& visit) {
         switch (heads) {
-            case 1: all<1>(keys, values, row, h, first, n); break;
-            case 2: all<2>(keys, values, row, h, first, n); break;
-            case 3: all<3>(keys, values, row, h, first, n); break;
-            default: all<4>(keys, values, row, h, first, n);
+            case 1: return visit(std::integral_constant<int, 1>());
+            case 2: return visit(std::integral_constant<int, 2>());
+            case 3: return visit(std::integral_constant<int, 3>());
+            default: return visit(std::integral_constant<int, 4>());
         }
     }
 
     template <int R>
-    void all(const Stored& keys, const Stored& values, int64_t row, int64_t h, int64_t first, int64_t n) {
-        const int64_t* table = c.where[row].table;
-        int64_t room = up(n, L), width = up(c.D, L);
-        along(table, first, n, [&](int64_t j, int64_t place, int64_t run) {
-            int64_t i = 0;
-            for (; i + 4 <= run; i += 4) dots<R, 4>(keys, place + i, p + j + i, room, width);
-            for (; i < run; ++i) dots<R, 1>(keys, place + i, p + j + i, room, width);
-        });
-        for (int i = 0; i < R; ++i)
-            weigh(Scores(asked, h + i), c.sinks ? c.sinks + h + i : nullptr, p + i * room, n, room);
-        float* out = c.out + (row * c.H + h) * c.E;
+    void products(const Stored& keys, int64_t unit, int64_t j, int64_t place, int64_t run, int64_t later) const {
+        const float* of = q + unit * MOST * width;
+        float* to = p + unit * MOST * room + j;
+        int64_t i = 0;
+        for (; i + 4 <= run; i += 4) {
+            UNROLL for (int k = 0; k < 4; ++k) keys.fetch(later + i + k);
+            dots<R, 4>(keys, place + i, of, to + i);
+        }
+        for (; i < run; ++i) dots<R, 1>(keys, place + i, of, to + i);
+    }
+
+    template <int R>
+    void mix(const Stored& values, int64_t unit, int64_t j, int64_t place, int64_t run, int64_t later) const {
+        const float* weights = p + unit * MOST * room + j;
+        float* to = sums + unit * MOST * columns_;
+        for (int64_t k = 0; k < run; ++k) values.fetch(later + k);
         int64_t e = 0;
-        for (; e + 4 * L <= c.E; e += 4 * L) columns<R, 4>(values, table, first, n, room, out, e);
-        for (; e < c.E; e += L) columns<R, 1>(values, table, first, n, room, out, e);
+        for (; e + 4 * L <= c.E; e += 4 * L) columns<R, 4>(values, place, run, weights, to, e);
+        for (; e < c.E; e += L) columns<R, 1>(values, place, run, weights, to, e);
     }
 
     // to[i][j] = product of head i with the key j places on, of J
     template <int R, int J>
-    INLINE void dots(const Stored& keys, int64_t place, float* to, int64_t room, int64_t width) const {
+    INLINE void dots(const Stored& keys, int64_t place, const float* of, float* to) const {
         typename Stored::Row key[J];
         Vec sums[R][4];
         UNROLL for (int j = 0; j < J; ++j) key[j] = keys.row(place + j);
@@ -118,7 +163,7 @@ struct Reader {
             Vec x[J];
             UNROLL for (int j = 0; j < J; ++j) x[j] = keys.load(key[j], d, c.D - d);
             UNROLL for (int i = 0; i < R; ++i) {
-                Vec y = some(q + i * width + d, c.D - d);
+                Vec y = some(of + i * width + d, c.D - d);
                 UNROLL for (int j = 0; j < J; ++j) sums[i][j] += y * x[j];
             }
         }
@@ -128,35 +173,33 @@ struct Reader {
         }
     }
 
-    // V vectors of the output, from column e on
+    // Of V vectors of the sums, from column e on
     template <int R, int V>
-    void columns(const Stored& values, const int64_t* table, int64_t first, int64_t n, int64_t room, float* out,
-                 int64_t e) {
-        int64_t left = c.E - e;
-        Vec sums[R][V];
+    INLINE void columns(const Stored& values, int64_t place, int64_t run, const float* weights, float* to,
+                        int64_t e) const {
+        Vec mixed[R][V];
         UNROLL for (int i = 0; i < R; ++i)
-            UNROLL for (int v = 0; v < V; ++v) sums[i][v] = Vec{};
-        along(table, first, n, [&](int64_t j, int64_t place, int64_t run) {
-            for (int64_t k = 0; k < run; ++k) {
-                typename Stored::Row value = values.row(place + k);
-                Vec x[V];
-                UNROLL for (int v = 0; v < V; ++v) x[v] = values.load(value, e + v * L, V > 1 ? L : left);
-                UNROLL for (int i = 0; i < R; ++i)
-                    UNROLL for (int v = 0; v < V; ++v) sums[i][v] += p[i * room + j + k] * x[v];
-            }
-        });
-        for (int i = 0; i < R; ++i)
-            for (int v = 0; v < V; ++v)
-                memcpy(out + i * c.E + e + v * L, &sums[i][v], 4 * std::min<int64_t>(L, left - v * L));
+            UNROLL for (int v = 0; v < V; ++v) mixed[i][v] = at(to + i * columns_ + e + v * L);
+        for (int64_t k = 0; k < run; ++k) {
+            typename Stored::Row value = values.row(place + k);
+            Vec x[V];
+            UNROLL for (int v = 0; v < V; ++v) x[v] = values.load(value, e + v * L, V > 1 ? L : c.E - e);
+            UNROLL for (int i = 0; i < R; ++i)
+                UNROLL for (int v = 0; v < V; ++v) mixed[i][v] += weights[i * room + k] * x[v];
+        }
+        UNROLL for (int i = 0; i < R; ++i)
+            UNROLL for (int v = 0; v < V; ++v) put(to + i * columns_ + e + v * L, mixed[i][v]);
     }
 
-    // Of n tokens from the first on, those that lie next to each other: the first's number, its place, and how many
+    // Of n tokens from the first on, those that lie next to each other: the first's number, its place, how many, and the
+    // place of one that comes AHEAD tokens later
     template <class Visit>
     INLINE void along(const int64_t* table, int64_t first, int64_t n, const Visit& visit) const {
+        int64_t last = (first + n - 1) / c.page, skipped = (AHEAD + c.page - 1) / c.page;
         for (int64_t j = 0; j < n;) {
-            int64_t offset = (first + j) % c.page, run = std::min(c.page - offset, n - j);
-            int64_t place = table[(first + j) / c.page] * c.page + offset;
-            visit(j, place, run);
+            int64_t offset = (first + j) % c.page, run = std::min(c.page - offset, n - j), page = (first + j) / c.page;
+            int64_t place = table[page] * c.page + offset, later = table[std::min(page + skipped, last)] * c.page + offset;
+            visit(j, place, run, later);
             j += run;
         }
     }
@@ -171,15 +214,14 @@ static void run(const Rows& c) {
         int64_t position = c.where[row].position;
         longest = std::max(longest, std::min({position + 1, c.window, c.chunk}));
     }
-    int64_t tasks = c.N * c.K * parts;
-    auto task = [&](Reader<Stored>& reader, int64_t i) {
-        int64_t part = i % parts, kv = i / parts % c.K, row = i / parts / c.K;
-        reader.task(row, kv * group + part * MOST, std::min<int64_t>(MOST, group - part * MOST));
-    };
-    int64_t take = c.threads > 1 ? (tasks + 4 * c.threads - 1) / (4 * c.threads) : tasks;
+    // All units of a row in one task, unless the threads would have too few.
+    const int64_t units = c.K * parts, wanted = c.threads > 1 ? c.threads * (c.N > 1 ? 2 : 1) : 1;
+    const int64_t size = std::min(units, (c.N * units + wanted - 1) / wanted), of_row = (units + size - 1) / size;
+    int64_t tasks = c.N * of_row, take = c.threads > 1 ? (tasks + 4 * c.threads - 1) / (4 * c.threads) : tasks;
     share((tasks + take - 1) / take, c.threads, [&](int64_t piece) {
-        Reader<Stored> reader(c, longest);
-        for (int64_t i = piece * take; i < std::min(tasks, (piece + 1) * take); ++i) task(reader, i);
+        Reader<Stored> reader(c, longest, size);
+        for (int64_t i = piece * take; i < std::min(tasks, (piece + 1) * take); ++i)
+            reader.task(i / of_row, i % of_row * size, std::min(units, (i % of_row + 1) * size));
     });
 }
 

@@ -54,7 +54,12 @@ static INLINE Vec floats(Bytes x) {  // in two steps, each an instruction: gcc m
     return __builtin_convertvector(__builtin_convertvector(x, Ints), Vec);
 }
 
-// Each has: row(place) of one head's vector; load of the L numbers from d on, of which `left` are there; save.
+static INLINE void fetch_lines(const void* from, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + i, 0, 2);
+}
+
+// Each has: row(place) of one head's vector; load of the L numbers from d on, of which `left` are there; save; fetch of
+// what will be loaded soon, as a head's rows lie too far apart for the processor to guess the next one.
 // `heads` vectors of `width` numbers lie at each place.
 
 struct Fp32 {
@@ -67,6 +72,7 @@ struct Fp32 {
     Row row(int64_t place) const { return base + place * step; }
     Vec load(Row r, int64_t d, int64_t left) const { return some(r + d, left); }
     void save(int64_t place, const float* x) const { memcpy(row(place), x, 4 * width); }
+    void fetch(int64_t place) const { fetch_lines(row(place), 4 * width); }
 };
 
 struct Bf16 {
@@ -96,6 +102,7 @@ struct Bf16 {
             r[d] = static_cast<uint16_t>(x[d] == x[d] ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0);
         }
     }
+    void fetch(int64_t place) const { fetch_lines(row(place), 2 * width); }
 };
 
 struct Coded {  // where codes and scales lie
@@ -113,6 +120,11 @@ struct Coded {  // where codes and scales lie
     Row row(int64_t place) const {
         int64_t i = place * heads + head;
         return {codes + i * n_codes, scales + i * n_scales};
+    }
+    void fetch(int64_t place) const {
+        Row r = row(place);
+        fetch_lines(r.codes, n_codes);
+        __builtin_prefetch(r.scales);
     }
 };
 
