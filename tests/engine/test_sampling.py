@@ -67,6 +67,16 @@ def test_the_distribution_is_transformers(
     torch.testing.assert_close(got, expected.softmax(-1), rtol=1e-4, atol=1e-7)
 
 
+def test_biases_are_added() -> None:
+    logits_BV = torch.randn(2, 12)
+    got = adjusted(logits_BV, [row(logit_bias=((3, 1.5), (7, -2.0))), row()])
+    assert torch.equal(got[1], logits_BV[1])
+    changed = dict(enumerate((got[0] - logits_BV[0]).tolist()))
+    assert changed.pop(3) == pytest.approx(1.5, abs=1e-5)
+    assert changed.pop(7) == pytest.approx(-2.0, abs=1e-5)
+    assert set(changed.values()) == {0.0}
+
+
 def test_openai_penalties_are_of_the_output() -> None:
     logits_BV = logits(0)
     got = adjusted(logits_BV, [row((4, 4, 9, 9, 6), n_prompt=2, presence_penalty=0.5, frequency_penalty=0.25)])

@@ -68,6 +68,15 @@ def test_seeds(client: openai.OpenAI) -> None:
     assert len({said(None) for _ in range(3)}) == 3
 
 
+def test_biases(client: openai.OpenAI) -> None:
+    """As far up as they go, a token is always taken; as far down, never."""
+    got = client.completions.create(model="tiny", prompt="a", max_tokens=5, logit_bias={"120": 100})
+    assert got.choices[0].text == "xxxxx"
+    without = {str(byte): -100 for byte in range(256) if byte not in (121, 122)}
+    got = client.completions.create(model="tiny", prompt="a", max_tokens=20, logit_bias=without)
+    assert set(got.choices[0].text) <= {"y", "z"}
+
+
 def test_chat(client: openai.OpenAI) -> None:
     messages: Any = [
         {"role": "system", "content": "Be brief."},

@@ -129,6 +129,9 @@ def _penalize(logits_V: Tensor, row: Row) -> None:
         seen = torch.tensor(sorted(set(row.history)), device=logits_V.device)
         value = logits_V[seen]
         logits_V[seen] = torch.where(value > 0, value / s.repetition_penalty, value * s.repetition_penalty)
+    if s.logit_bias:
+        places, biases = zip(*s.logit_bias, strict=True)
+        logits_V[torch.tensor(places, device=logits_V.device)] += torch.tensor(biases).to(logits_V)
     output = row.history[row.n_prompt :]
     if output and (s.presence_penalty or s.frequency_penalty):
         tokens, counts = np.unique(np.asarray(output), return_counts=True)

@@ -59,6 +59,7 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                          (Keskar et al. 2019; Transformers)
     presence_penalty     taken off the logit of each token in the output (OpenAI)
     frequency_penalty    taken off the logit for each time that it is in the output (OpenAI)
+    logit_bias           (token, what is added to its logit), after penalties, before the grammar (OpenAI)
     seed                 of the draws; a draw depends on the seed and the token's place in the sequence alone
     logprobs             how many alternatives are told beside each token's log probability; None: tell nothing.
                          They are the model's own, before penalties, temperature and grammar
@@ -75,6 +76,7 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     logprobs: int | None = None
     grammar: Grammar | None = None
@@ -89,6 +91,9 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 raise ValueError(f"{name} {value}: must be a finite number")
             if value is not None and not valid(value):
                 raise ValueError(f"{name} {value}: must be {words}")
+        wrong = next((bias for token, bias in self.logit_bias if token < 0 or not -100 <= bias <= 100), None)
+        if wrong is not None:
+            raise ValueError(f"logit_bias {wrong}: must be from -100 to 100, of tokens 0 or more")
         negative = next((token for token in self.stop_tokens if token < 0), None)
         if negative is not None:
             raise ValueError(f"stop_tokens {negative}: tokens are 0 or more")
@@ -100,8 +105,13 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def penalized(self) -> bool:
-        """Whether what came before changes the logits."""
-        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+        """Whether the logits are changed before anything is chosen."""
+        return (
+            bool(self.logit_bias)
+            or self.repetition_penalty != 1
+            or self.presence_penalty != 0
+            or self.frequency_penalty != 0
+        )
 
 
 _VALID: dict[str, tuple[Callable[[Any], bool], str]] = {

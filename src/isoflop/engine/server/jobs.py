@@ -172,12 +172,20 @@ class Desk:
             repetition_penalty=body.repetition_penalty,
             presence_penalty=body.presence_penalty or 0.0,
             frequency_penalty=body.frequency_penalty or 0.0,
+            logit_bias=self._biases(body),
             logprobs=logprobs,
             grammar=_grammar(body),
             max_tokens=most,
             stop_tokens=tuple(dict.fromkeys((*ends, *body.stop_token_ids))),
             ignore_eos=body.ignore_eos,
         )
+
+    def _biases(self, body: Choices) -> tuple[tuple[int, float], ...]:
+        biases = tuple((int(token), bias) for token, bias in (body.logit_bias or {}).items())
+        unknown = next((token for token, _ in biases if token >= len(self.vocabulary.pieces)), None)
+        if unknown is not None:
+            raise ApiError(400, f"logit_bias: token {unknown} is not among the model's", "logit_bias")
+        return biases
 
     def _check_grammar(self, grammar: Grammar) -> None:
         try:

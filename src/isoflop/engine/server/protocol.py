@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from isoflop.engine.sampling import MOST_ALTERNATIVES
 from isoflop.engine.text import LONGEST_STOP, MOST_STOPS
 
+MOST_BIASES = 1024
 MOST_CHOICES = 64
 INT64 = 2**63
 
@@ -56,6 +57,10 @@ class JsonSchemaFormat(Body):
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
+BiasedToken = Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,8})$", description="a token's number")]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
 class StreamOptions(Body):
     """`include_usage`: a last event with the usage."""
 
@@ -70,6 +75,7 @@ class Choices(Body):
     top_p: float | None = Field(None, gt=0, le=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: dict[BiasedToken, Bias] | None = Field(None, max_length=MOST_BIASES)
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
     n: int | None = Field(None, ge=1, le=MOST_CHOICES)
     stop: StopString | Annotated[list[StopString], Field(max_length=MOST_STOPS)] | None = None
