@@ -18,6 +18,7 @@ import msgspec
 
 from isoflop.architecture import Decoder
 from isoflop.cli import cost_money, cost_training
+from isoflop.cli.cost_asked import require_all_used
 from isoflop.cli.tables import BYTES as BYTE_UNITS
 from isoflop.cli.tables import COUNTS, new_table, scaled
 from isoflop.cli.tables import FLOPS as FLOP_UNITS
@@ -84,12 +85,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the document instead of tables")
     cost_training.add_arguments(parser)
     cost_money.add_arguments(parser)
+    parser.set_defaults(usual=parser.get_default)
 
 
 def run(args: argparse.Namespace) -> int:
     """Count and print. Returns the exit code."""
     from isoflop.architecture.find import find_decoder
 
+    require_all_used(args, args.usual)
     decoder = find_decoder(args.arch)
     context = decoder.max_context if args.context is None else args.context
     cost = cost_of(args.arch, decoder, context, args.cache_dtype)
@@ -111,8 +114,9 @@ def _on_devices(args: argparse.Namespace, decoder: Decoder, cost: Cost) -> Cost 
     hardware, belief = cost_training.hardware_of(args)
     served = cost_money.serving_of(args, decoder, hardware)
     if served is not None:
-        if not served.fits:
-            print(f"isoflop cost: {cost_money.too_large(served)}", file=sys.stderr)
+        wrong = cost_money.too_large(served) if not served.fits else cost_money.too_slow(args, served)
+        if wrong is not None:
+            print(f"isoflop cost: {wrong}", file=sys.stderr)
             return None
         return msgspec.structs.replace(cost, serving=served)
     training = cost_training.training_of(args, decoder, cost.context, hardware, belief)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DOLLARS = (1000, ("$", "k$", "M$", "G$"))
 HOURS = (1000, ("h", "kh", "Mh"))
 SECONDS = (1000, ("us", "ms", "s"))
+SLACK = 1e-9  # of a latency, for rounding
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +76,20 @@ def too_large(told: ServingEstimate) -> str:
         f"at most {told.batch_limit} sequences fit" if told.batch_limit else "fewer bits (--weights) or more --devices"
     )
     return f"{what}, {told.devices} x {told.hardware} have {free:.1f}: {change}"
+
+
+def too_slow(args: argparse.Namespace, told: ServingEstimate) -> str | None:
+    """One line where no batch answers within --latency, or the one asked for does not; None where it does."""
+    a_token = (
+        1e3 * told.decode_s.value / (1 if args.draft is None else Speculation(args.drafted, args.acceptance).tokens)
+    )
+    if args.latency is None or a_token <= args.latency * (1 + SLACK):
+        return None
+    batch = "a single sequence waits" if told.batch == 1 else f"{told.batch} sequences at a time wait"
+    return (
+        f"--latency {args.latency:g}: {batch} {a_token:.3g} ms a token on {told.devices} x {told.hardware}: "
+        "fewer bits (--weights), more --devices" + ("" if told.batch == 1 else ", a smaller --serve-batch")
+    )
 
 
 def bill_table(bill: Bill) -> "Table":
