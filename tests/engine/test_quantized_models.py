@@ -40,6 +40,8 @@ def test_alone_and_in_company(mixers: tuple[Mixer, ...]) -> None:
 def test_a_dense_copy_is_no_part_of_the_model() -> None:
     model = quantized(model_of(LATENT))
     before = set(model.state_dict())
-    served(engine_of(model), {"a": (1, 2, 3)}, 4)
+    engine = engine_of(model)
+    served(engine, {"a": (1, 2, 3)}, 4)
     attention: nn.Module = model.layers[0].mixer  # type: ignore[assignment,union-attr]
     assert attention._kept is not None and set(model.state_dict()) == before
+    assert any(f": {attention._kept[1].nbytes} bytes beside codes" in line for line in engine.notices)

@@ -24,7 +24,7 @@ from isoflop.engine.batch import Memory, Work
 from isoflop.engine.draw import Drawn, Row
 from isoflop.engine.holdings import Holdings
 from isoflop.engine.memory import plan_memory
-from isoflop.engine.notices import notices
+from isoflop.engine.notices import copies, notices
 from isoflop.engine.request import Event, Request
 from isoflop.engine.sampling import SEEDS, Grammar, Guide, Sampling
 from isoflop.engine.scheduler import Scheduler
@@ -134,6 +134,7 @@ class Engine:
         """Let a drafter guess for the requests to come; it may need the engine to be made."""
         self.drafter = drafter
         self.notices = notices(self.model.decoder, self.plan, self.options.reuse, self.dtype, drafter is not None)
+        self.notices += copies(self.model)
 
     # ---- requests
 

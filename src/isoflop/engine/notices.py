@@ -3,6 +3,9 @@
 from isoflop.architecture import S4D, Attention, Decoder, Dynamic, Hyena, LatentAttention, LongRope, Mamba1, Mamba2
 from isoflop.cost.cache import QUANTIZED
 from isoflop.engine.memory import Plan
+from isoflop.model import DecoderModel
+from isoflop.model.latent import LatentAttention as LatentModule
+from isoflop.model.quantized import QuantizedLinear
 
 RECURRENT = (Mamba1, Mamba2, S4D)
 
@@ -12,6 +15,14 @@ def notices(decoder: Decoder, plan: Plan, reuse: bool, dtype: str, drafts: bool)
     found = [_lengths(decoder), _pages(decoder), _prefixes(decoder, plan, reuse), _types(decoder, dtype)]
     found += [_hyena(decoder), _drafts(decoder, drafts)]
     return [line for line in found if line is not None]
+
+
+def copies(model: DecoderModel) -> list[str]:
+    """Of the dense copies that latent attention keeps of quantized matrices: bytes beside codes and caches."""
+    ups = [m.kv_up for m in model.modules() if isinstance(m, LatentModule) and isinstance(m.kv_up, QuantizedLinear)]
+    n_bytes = sum(up.d_out * up.d_in for up in ups) * model.dtype.itemsize
+    said = "decoding keeps dense copies of what latent attention makes keys and values with"
+    return [f"{said}: {n_bytes} bytes beside codes and caches"] if ups else []
 
 
 def _has(decoder: Decoder, *kinds: type) -> bool:
