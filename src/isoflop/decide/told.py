@@ -9,11 +9,12 @@ from scipy.linalg import eigh
 from isoflop.cost.quantity import Source
 from isoflop.decide.belief import Convention
 from isoflop.decide.question import LawChoice
-from isoflop.decide.vouched import doubts, judged, worse
+from isoflop.decide.vouched import doubts, worse
+from isoflop.laws.certificate import compute_levels
 from isoflop.laws.discrepancy import Posterior, posterior
 from isoflop.laws.forms import Array
-from isoflop.laws.soundness import Soundness
-from isoflop.laws.tables import N_MEANING, RUN_TABLE_MARKS, Columns, read_runs, read_table
+from isoflop.laws.soundness import Soundness, design_doubts, mistakes, verdict
+from isoflop.laws.tables import N_MEANING, RUN_TABLE_MARKS, Columns, Runs, read_runs, read_table
 
 OURS: dict[str, Convention] = {
     "n_params": "total",
@@ -65,6 +66,15 @@ def families_of(table: Path) -> tuple[str, ...]:
     """Families of a run table of ours; none of a table of another kind."""
     columns = read_table(table).columns
     return tuple(dict.fromkeys(map(str, columns["family"]))) if set(columns) >= RUN_TABLE_MARKS else ()
+
+
+def judged(runs: Runs) -> Soundness:
+    """The verdict on a table of runs."""
+    wrong = [*mistakes(runs.n, runs.d, runs.loss), *runs.doubts]
+    if min(runs.n.max() / runs.n.min(), runs.d.max() / runs.d.min()) == 1:
+        return verdict(wrong, [])  # the posterior's notes say that an exponent is not its own
+    hopeless, doubtful = design_doubts(runs.n, runs.d, compute_levels(runs.n, runs.d))
+    return verdict([*wrong, *hopeless], doubtful)
 
 
 def told_by(choice: LawChoice, table: Path, family: str | None, known: Soundness) -> Told:

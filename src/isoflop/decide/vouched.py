@@ -8,20 +8,9 @@ law. A study is judged by both.
 from typing import Any
 
 from isoflop.decide.question import LawChoice
-from isoflop.laws.certificate import compute_levels
-from isoflop.laws.soundness import Soundness, design_doubts, mistakes, verdict
-from isoflop.laws.tables import Runs
+from isoflop.laws.soundness import Soundness, verdict
 
 SOUND = Soundness(status="sound", reasons=[])
-
-
-def judged(runs: Runs) -> Soundness:
-    """The verdict on a table of runs."""
-    wrong = [*mistakes(runs.n, runs.d, runs.loss), *runs.doubts]
-    if min(runs.n.max() / runs.n.min(), runs.d.max() / runs.d.min()) == 1:
-        return verdict(wrong, [])  # the posterior's notes say that an exponent is not its own
-    hopeless, doubtful = design_doubts(runs.n, runs.d, compute_levels(runs.n, runs.d))
-    return verdict([*wrong, *hopeless], doubtful)
 
 
 def certified(document: dict[str, Any]) -> Soundness:
