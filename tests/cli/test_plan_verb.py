@@ -116,6 +116,7 @@ def test_figure(capsys, tmp_path):
         (("--flops", 1e22, "--family", "mixtral-8x"), "neither a file nor a published model"),
         (("--flops", 1e22, "--repeats", 4), "--unique-tokens"),
         (("--flops", 1e22, "--unique-tokens", 1e9, "--repeats", 0.5), "--repeats 0.5: must be 1"),
+        (("--flops", 1e22, "--hardware", "this", "--devices", 1), "plans are for named accelerators"),
         (("--flops", 1e22, "--family", "desne"), "nor one of dense, experts"),
         (("--flops", 1e22, "--train-context", 0), "--train-context 0"),
         (("--flops", 1e22, "--context", 1), "--context 1"),

@@ -60,6 +60,10 @@ def cluster_of(question: Question) -> Cluster | None:
     if question.hardware is None:
         return None
     assert question.devices is not None
+    if question.hardware.lower() == "this":
+        raise ValueError(
+            "--hardware this: plans are for named accelerators; `isoflop cost ARCH --hardware this` tells yours"
+        )
     hardware = find_accelerator(question.hardware)
     price = read_price(question.price) if question.price is not None else listed_prices().get(hardware.name)
     if isinstance(question.goal, Dollars) and price is None:
