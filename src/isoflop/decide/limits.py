@@ -38,7 +38,8 @@ def _more(one: FamilyPlan) -> str:
     if not one.field.believed.average.told or double < here - SAME:
         return "more would lower the loss"
     enough = min(share for share in SHARES if _loss_of_share(one, share) < double + SAME)
-    return f"more would not lower the loss, and {enough:.2g} of it would do as well: the data are used up"
+    spent = at(one.field.limited_m, one.chosen.place) * one.chosen.tokens / one.budget  # less than 1: no more tokens
+    return f"more would not lower the loss, and {min(1.0, enough * spent):.2g} of it would do as well: the data are used up"
 
 
 def _loss_of_share(one: FamilyPlan, share: float) -> float:
