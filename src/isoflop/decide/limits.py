@@ -39,7 +39,8 @@ def _more(one: FamilyPlan) -> str:
         return "more would lower the loss"
     enough = min(share for share in SHARES if _loss_of_share(one, share) < double + SAME)
     spent = at(one.field.limited_m, one.chosen.place) * one.chosen.tokens / one.budget  # less than 1: no more tokens
-    return f"more would not lower the loss, and {min(1.0, enough * spent):.2g} of it would do as well: the data are used up"
+    share = min(1.0, enough * spent)
+    return f"more would not lower the loss, and {share:.2g} of it would do as well: the data are used up"
 
 
 def _loss_of_share(one: FamilyPlan, share: float) -> float:
