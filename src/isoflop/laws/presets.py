@@ -140,8 +140,8 @@ SARDANA = Preset(
     fitted={"N": (4.4e7, 1.61e10), "D": (2.5e8, 5e11)},
     source="Hoffmann et al. 2022, approach 3, with three digits of the exponents",
     status="reproduced",
-    note="the constants with which the figures of Sardana et al. 2024 come out: 16.4B and 3.27e12 tokens for the quality "
-    "of 30B and 5e12 served tokens, 41.6B and 7.92e12 for 70B and 1e13",
+    note="the constants with which the figures of Sardana et al. 2024 come out: 16.4B and 3.27e12 tokens for the "
+    "quality of 30B and 5e12 served tokens, 41.6B and 7.92e12 for 70B and 1e13",
 )
 
 BESIROGLU = Preset(
