@@ -1,6 +1,7 @@
 """What generate, chat and serve share: which model, how its tokens are chosen, and how much memory it may take."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 CACHE_DTYPES = ("fp32", "bf16", "fp16", "int8", "int4")
 OUTPUT_TOKENS = 256
+MOST_THREADS = 1024
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -52,8 +54,9 @@ def sampling_of(args: argparse.Namespace, logprobs: int | None = None) -> "Sampl
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
     values = {name: getattr(args, name) for name in (*names, "seed", "ignore_eos")}
     most = OUTPUT_TOKENS if args.max_tokens is None else args.max_tokens
+    grammar = _grammar(args)
     try:
-        return Sampling(**values, max_tokens=most, logprobs=logprobs, grammar=_grammar(args))
+        return Sampling(**values, max_tokens=most, logprobs=logprobs, grammar=grammar)
     except ValueError as error:
         name, rest = str(error).split(" ", 1)
         raise ValueError(f"--{name.replace('_', '-')} {rest}") from None
@@ -94,8 +97,8 @@ def open_model(args: argparse.Namespace) -> "Opened":
     if args.drafts < 1:
         raise ValueError(f"--drafts {args.drafts} must be at least 1")
     if args.threads is not None:
-        if args.threads < 1:
-            raise ValueError(f"--threads {args.threads} must be at least 1")
+        if not 1 <= args.threads <= MOST_THREADS:
+            raise ValueError(f"--threads {args.threads} must be from 1 to {MOST_THREADS}")
         torch.set_num_threads(args.threads)
     if args.device is not None:
         try:
@@ -106,11 +109,17 @@ def open_model(args: argparse.Namespace) -> "Opened":
     return open_checkpoint(args.model, args.dtype, args.device)
 
 
+def _machine_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def engine_of(opened: "Opened", args: argparse.Namespace, memory: int, most_running: int) -> "Engine":
     """An engine with `memory` bytes of caches."""
     from isoflop.engine.engine import Engine, Options
     from isoflop.engine.grammar import LazyGrammars
 
+    if args.device in (None, "cpu") and memory > (most := _machine_bytes()):
+        raise ValueError(f"a cache of {memory} bytes (--memory) is more than the {most} of this machine")
     options = Options(
         memory=memory,
         most_running=most_running,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from isoflop.engine.engine import Engine
     from isoflop.engine.gain import Gain
 
+MOST_TEXTS = 4096
+
 
 class Output(msgspec.Struct, frozen=True):
     """One text. `finish`: stop (an end token, a stop string, a grammar's end) or length; `mean_logprob`: nats a token
@@ -58,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generate and print. Returns the exit code."""
-    if args.n < 1:
-        raise ValueError(f"--n {args.n} must be at least 1")
+    if not 1 <= args.n <= MOST_TEXTS:
+        raise ValueError(f"--n {args.n} must be from 1 to {MOST_TEXTS}")
     sampling = sampling_of(args, logprobs=0)
     prompt = _prompt(args.prompt)
     opened = open_model(args)

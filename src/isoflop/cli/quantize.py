@@ -106,6 +106,8 @@ def _check_numbers(args: argparse.Namespace, methods: "tuple[Way, ...]") -> None
             raise ValueError(f"--{name.replace('_', '-')} {value} must be a finite number above 0")
     if ("qat" in methods) != (args.steps > 0):
         raise ValueError("--method qat and --steps K belong together")
+    if args.bits_per_weight is not None and not args.format.startswith("int"):
+        raise ValueError(f"--bits-per-weight chooses among integers, not {args.format}")
     if args.asymmetric and not args.format.startswith("int"):
         raise ValueError(f"--asymmetric is of integers, not of {args.format}")
 

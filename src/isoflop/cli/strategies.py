@@ -1,6 +1,7 @@
 """generate's strategies: more compute for one answer (isoflop.engine.search)."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,17 @@ if TYPE_CHECKING:
     from isoflop.engine.vocabulary import Vocabulary
 
 NAMES = ("plain", "best-of", "majority", "beam", "budget")
+
+DRAWN = {  # what a search for the likeliest text makes no use of, and the values that say nothing
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "draft": None,
+}
 
 
 def add_strategy(parser: argparse.ArgumentParser) -> None:
@@ -116,6 +128,10 @@ def strategy_of(args: argparse.Namespace) -> Strategy:
         raise ValueError("--strategy beam follows no grammar")
     if args.strategy == "beam" and args.stop:
         raise ValueError("--strategy beam knows no stop strings")
+    if args.strategy == "beam" and (drawn := [name for name, none in DRAWN.items() if getattr(args, name) != none]):
+        raise ValueError(f"--strategy beam draws nothing: --{drawn[0].replace('_', '-')} would change nothing")
+    if not math.isfinite(args.length_penalty):
+        raise ValueError(f"--length-penalty {args.length_penalty} must be a finite number")
     return Strategy(args)
 
 
