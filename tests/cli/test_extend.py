@@ -82,7 +82,7 @@ def test_the_folder_is_the_extended_model_with_its_numbers(whole, models):
     assert (result.tuning.method, result.tuning.tokens) == ("yarn", 3 * 2 * NEW)
     assert result.curves[4].digest == model.decoder.digest
     own, untouched = result.curves[:2]
-    assert untouched.inside.nats == own.inside.nats
+    assert untouched.inside.nats == pytest.approx(own.inside.nats, rel=1e-6)  # rows by other kernels at other batches
     assert own.beyond.difference == 0.0
 
 
