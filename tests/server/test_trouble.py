@@ -50,6 +50,7 @@ WRONG: list[tuple[str, Any, int, str]] = [
     (TEXT, {"prompt": "a", "temperature": "1"}, 400, "temperature"),
     (TEXT, {"prompt": "a", "n": 65}, 400, "n"),
     (TEXT, {"prompt": ["a"] * 64, "n": 64}, 400, "more than 256"),
+    (TEXT, {"prompt": "a", "n": 40, "max_tokens": 1}, 400, "takes 32 at once"),
     (TEXT, {"prompt": "a", "n": 3, "best_of": 2}, 400, "best_of"),
     (TEXT, {"prompt": "a", "best_of": 2, "stream": True}, 400, "best_of"),
     (TEXT, {"prompt": "a", "stop": ""}, 400, "stop"),

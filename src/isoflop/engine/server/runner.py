@@ -38,7 +38,7 @@ class Runner:
     """Starts with `start` inside a running loop. `stats` are those after the latest step; `failure` says what broke."""
 
     def __init__(self, engine: Stepping, most_live: int) -> None:
-        self._engine, self._most_live = engine, most_live
+        self._engine, self.most_live = engine, most_live
         self._orders: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._streams: dict[str, asyncio.Queue[Event | Broken]] = {}
         self._asking: set[asyncio.Future[None]] = set()
@@ -66,8 +66,8 @@ class Runner:
         """The events of the requests, all taken or none. Raises ValueError where one can never run, Full, Broken."""
         if self.failure is not None:
             raise Broken(self.failure)
-        if self.live + len(requests) > self._most_live:
-            raise Full(f"{self.live} requests wait or run, and at most {self._most_live} may")
+        if self.live + len(requests) > self.most_live:
+            raise Full(f"{self.live} requests wait or run, and at most {self.most_live} may")
         events: asyncio.Queue[Event | Broken] = asyncio.Queue()
         for request in requests:
             self._streams[request.id] = events

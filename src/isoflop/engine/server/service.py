@@ -31,6 +31,8 @@ class Service:
     async def begin(self, jobs: list[Job]) -> "Work":
         """Hand the jobs to the engine. Raises ApiError."""
         self.check_open()
+        if len(jobs) > self.runner.most_live:  # trying again would never help
+            raise ApiError(400, f"n: {len(jobs)} choices, and the server takes {self.runner.most_live} at once", "n")
         clock = Clock(self.metrics)
         deadline = asyncio.get_running_loop().time() + self._request_s
         try:
