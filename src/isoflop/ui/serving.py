@@ -38,6 +38,7 @@ def _listening(port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((HOST, port))
+        listening.listen(128)  # before the address is told: who asks at once waits instead of being refused
         listening.set_inheritable(True)
     except OSError as error:
         listening.close()
