@@ -1,6 +1,5 @@
 """From the engine's events to the text and log probabilities of each choice."""
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -137,13 +136,3 @@ def name(token: int, vocabulary: Vocabulary) -> str:
         return piece.decode() if piece else vocabulary.names.get(token, f"<{token}>")
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
-
-
-async def pieces(choices: dict[str, Choice], events: AsyncIterator[Event]) -> AsyncIterator[tuple[Choice, Piece]]:
-    """Every piece as it comes. A choice that a stop string ended is left to the caller to cancel."""
-    async for event in events:
-        choice = choices[event.id]
-        if choice.finish is None:
-            piece = choice.feed(event)
-            if piece is not None:
-                yield choice, piece
