@@ -6,6 +6,7 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -117,8 +118,41 @@ inline Pool& pool() {
     return *one;
 }
 
+// Pieces that lie next to each other in memory go to one thread, as far as possible: what it fetches ahead is then for
+// itself. Who has finished its own run of pieces takes from the others'.
+template <class Work>
+struct Runs {
+    static constexpr int64_t MOST = 64;
+    struct alignas(64) Next {
+        std::atomic<int64_t> piece;
+    };
+
+    const Work& work;
+    int64_t n, runs;
+    Next next[MOST];
+
+    Runs(int64_t n, int64_t runs, const Work& work) : work(work), n(n), runs(runs) {
+        for (int64_t r = 0; r < runs; ++r) next[r].piece.store(first(r), std::memory_order_relaxed);
+    }
+
+    int64_t first(int64_t run) const { return run * n / runs; }
+
+    void from(int64_t own) {
+        for (int64_t k = 0; k < runs; ++k) {
+            const int64_t run = (own + k) % runs, end = first(run + 1);
+            for (int64_t i; (i = next[run].piece.fetch_add(1, std::memory_order_relaxed)) < end;) work(i);
+        }
+    }
+};
+
 // work(i) for every i < n
 template <class Work>
 void share(int64_t n, int64_t threads, const Work& work) {
-    pool().run([](const void* w, int64_t i) { (*static_cast<const Work*>(w))(i); }, &work, n, threads);
+    if (threads <= 1 || n <= 1) {
+        for (int64_t i = 0; i < n; ++i) work(i);
+        return;
+    }
+    Runs<Work> runs(n, std::min({threads, n, Runs<Work>::MOST}), work);
+    pool().run([](const void* r, int64_t own) { static_cast<Runs<Work>*>(const_cast<void*>(r))->from(own); }, &runs,
+               runs.runs, threads);
 }
