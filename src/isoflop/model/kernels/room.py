@@ -22,12 +22,12 @@ _left: list[Tensor] = []  # what is left of the last room
 def settled(x: Tensor) -> Tensor:
     """A copy of x, contiguous, next to others of its kind; it must not be resized."""
     nbytes = x.nbytes
-    with _alone, torch.inference_mode(False):
+    with _alone, torch.inference_mode(False), torch.no_grad():  # a tensor of inference mode could not be trained with
         if not _left or _left[0].nbytes < nbytes:
             _left[:] = [_room(max(ROOM, nbytes))]
         taken = _left[0][:nbytes]
         _left[0] = _left[0][nbytes + -nbytes % LINE :]
-    return taken.view(x.dtype).view(x.shape).copy_(x)
+        return taken.view(x.dtype).view(x.shape).copy_(x)
 
 
 def is_settled(x: Tensor) -> bool:
