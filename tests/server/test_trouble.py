@@ -101,6 +101,8 @@ def test_a_client_that_leaves_while_it_asks(server: Served) -> None:
         connection = server.connected()
         connection.sendall(part)
         connection.close()
+        assert server.ask("POST", "/v1/completions", {"prompt": "a", "max_tokens": 2})[0] == 200
+    until(lambda: server.held() == 0, 2.0)
 
 
 def test_garbage(server: Served) -> None:

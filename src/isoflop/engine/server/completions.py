@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -55,7 +56,7 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
-class _Form:
+class _Form(ABC):
     """How an answer is written: whole, and as events."""
 
     def __init__(self, service: Service, work: Work, n_prompts: int, prefix: str) -> None:
@@ -71,13 +72,13 @@ class _Form:
         """Events before the first piece."""
         return []
 
+    @abstractmethod
     def chunk(self, pieces: list[Piece], with_usage: bool) -> BaseModel:
         """An event; without pieces, the one that tells the usage."""
-        raise NotImplementedError
 
+    @abstractmethod
     def whole(self, written: dict[int, list[Piece]]) -> BaseModel:
         """The answer."""
-        raise NotImplementedError
 
 
 class _Text(_Form):
