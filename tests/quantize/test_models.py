@@ -2,7 +2,7 @@
 quantized is what comes back from the files."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,11 @@ from isoflop.architecture import Attention, Decoder, Layer, MixtureOfExperts, Ml
 from isoflop.evaluate.windows import Windows
 from isoflop.model import DecoderModel
 from isoflop.model.quantized import Format, Integer, NormalFloat, QuantizedLinear
-from isoflop.quantize.calibration import observe_all
+from isoflop.quantize.calibration import Inputs, Walk
 from isoflop.quantize.measure import read
 from isoflop.quantize.mixed import sensitivities, stored_bits
 from isoflop.quantize.run import METHODS, Method, Weights, quantize_model
-from isoflop.quantize.sites import scale_inputs, sites_of, stages_of, untie
+from isoflop.quantize.sites import scale_inputs, sites_of, stages_of, stages_of_layer, untie
 from isoflop.train.init import initialize
 from isoflop.train.recipe import Recipe
 from isoflop.weights.checkpoint import Checkpoint, Codes, write_checkpoint
@@ -126,6 +126,17 @@ def written(folder: Path, model: DecoderModel, weights: Weights) -> None:
     write_checkpoint(
         folder, model.decoder, lambda name, form: state[name].to(form.dtype), torch.float32, "a test", codes=codes
     )
+
+
+def observe_all(model: DecoderModel, batches_BT: Sequence[Tensor]) -> dict[str, Inputs]:
+    """What every site reads in the model as it is, by name."""
+    walk = Walk(model, batches_BT)
+    inputs: dict[str, Inputs] = {}
+    for i in range(len(model.layers)):
+        inputs |= walk.observe(i, stages_of_layer(model, i))
+        walk.advance(i)
+    inputs |= walk.observe_table()
+    return inputs
 
 
 def distance(a: Tensor, b: Tensor) -> float:

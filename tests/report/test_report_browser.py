@@ -1,23 +1,16 @@
 """The page in a real browser: every figure is drawn, nothing is logged, nothing scrolls sideways, both themes read."""
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from report_studies import DENSE, EXPERTS, Plan, write_study
 
+from chromium import chromium
 from isoflop import report
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (the extra `test`)")
-wait = pytest.importorskip("selenium.webdriver.support.wait")
+wait = pytest.importorskip("selenium.webdriver.support.wait", reason="selenium is not installed (the extra `test`)")
 
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-FLAGS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 DRAWN = """
 return [...document.querySelectorAll(".plot")].map(plot => [plot.id,
   plot.classList.contains("js-plotly-plot") && plot.querySelectorAll("svg.main-svg").length > 0,
@@ -36,19 +29,8 @@ return [style(document.body).backgroundColor, style(document.querySelector(".xti
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    if not (CHROMIUM.exists() and DRIVER.exists()):
-        pytest.skip(f"no browser: {CHROMIUM} and {DRIVER} are not both here (Debian: chromium, chromium-driver)")
-    profile = tmp_path_factory.mktemp("profile")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in (*FLAGS, f"--user-data-dir={profile}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=str(DRIVER))
-    driver = webdriver.Chrome(options=options, service=service)
-    yield driver
-    driver.quit()
-    shutil.rmtree(profile, ignore_errors=True)
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,6 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-FLAGS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 # Idle: no request is under way, and the answer on the page is that of the address.
 IDLE = """
 return !document.querySelector("#decision[aria-busy]") && document.body.dataset.answered === (location.search || "?")

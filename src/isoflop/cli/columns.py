@@ -55,7 +55,8 @@ def columns(args: argparse.Namespace) -> "Columns":
     from isoflop.laws.tables import Columns
 
     cluster, weight = (getattr(args, name, None) for name in ("cluster", "weight"))
-    return Columns(args.n, args.d, args.flops, args.loss, cluster, weight, tuple(getattr(args, "other_n", ())))
+    others = tuple(getattr(args, "other_n", ()))
+    return Columns(args.n, args.d, args.flops, args.loss, cluster, weight, others=others)
 
 
 def read(args: argparse.Namespace) -> "Runs":

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from isoflop.laws.emergence import Emergence
     from isoflop.laws.multiplier import Comparison, Point
-    from isoflop.laws.sides import Named, SideTable
+    from isoflop.laws.sides import SideTable
+    from isoflop.laws.tables import Columns
 
 SURE = 0.05
 COLUMNS = ("n", "d", "flops", "loss", "seed", "cluster")
@@ -114,11 +115,11 @@ def _tables(args: argparse.Namespace, alone: bool) -> "tuple[SideTable, SideTabl
     return a, read_side(args.b or args.a, _named(args, "b_"), [_where(one, "--b-where") for one in args.b_where])
 
 
-def _named(args: argparse.Namespace, prefix: str) -> "Named":
-    from isoflop.laws.sides import Named
+def _named(args: argparse.Namespace, prefix: str) -> "Columns":
+    from isoflop.laws.tables import Columns
 
     told = {name: getattr(args, prefix + name) or getattr(args, name) for name in COLUMNS}
-    return Named(**told, metric=args.metric)
+    return Columns(**told, metric=args.metric)
 
 
 def _where(text: str, flag: str) -> tuple[str, str]:

@@ -8,14 +8,15 @@ byte beside its loss, the bytes a token, which differ as soon as the tokenizer o
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from isoflop.laws.forms import Array
 from isoflop.laws.multiplier import Side
-from isoflop.laws.tables import RUN_TABLE_MARKS, Table, read_table
+from isoflop.laws.tables import RUN_TABLE_MARKS, Columns, Table, read_table
 
 OURS = {"d": "tokens", "flops": "flops_exact", "loss": "loss_valid", "seed": "seed", "cluster": "trunk"}
 BITS_PER_BYTE = ("bits_per_byte", "bpb")
@@ -23,19 +24,6 @@ TOKENIZERS = ("tokenizer", "vocab_size")  # bits per byte make these comparable
 TEXTS = ("validation_set", "valid_set", "eval_set", "loss_unit")  # nothing does
 SAME_BYTES = 5e-3  # relative difference of bytes a token that rounding explains
 AT_LEAST = 2  # distinct values
-
-
-@dataclass(frozen=True)
-class Named:
-    """Which columns hold what; None where there is none."""
-
-    n: str | None = None
-    d: str | None = None
-    flops: str | None = None
-    loss: str | None = None
-    seed: str | None = None
-    cluster: str | None = None
-    metric: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +40,7 @@ class SideTable:
     bytes_per_token: float | None
 
 
-def read_side(path: Path, named: Named, where: Sequence[tuple[str, str]] = ()) -> SideTable:
+def read_side(path: Path, named: Columns, where: Sequence[tuple[str, str]] = ()) -> SideTable:
     """The rows of a table for which every column of `where` has the value told, done and fitted ones alone.
 
     Columns default to those of our run table where the file is one. Compute is the FLOP column where there is one, and
@@ -116,11 +104,11 @@ def require_comparable(a: SideTable, b: SideTable) -> list[str]:
     return []
 
 
-def _defaults(named: Named) -> Named:
-    told = {name: getattr(named, name) or column for name, column in OURS.items()}
+def _defaults(named: Columns) -> Columns:
+    told: dict[str, Any] = {name: getattr(named, name) or column for name, column in OURS.items()}
     if named.n is not None and named.flops is None:
         told["flops"] = None  # asked for C = 6 N D of that N
-    return Named(n=named.n, metric=named.metric, **told)
+    return replace(named, **told)
 
 
 def _kept(table: Table, where: Sequence[tuple[str, str]]) -> tuple[list[int], dict[str, int]]:
@@ -142,7 +130,7 @@ def _kept(table: Table, where: Sequence[tuple[str, str]]) -> tuple[list[int], di
     return kept, left_out
 
 
-def _sizes(table: Table, named: Named, rows: Sequence[int]) -> tuple[Array, Array, str]:
+def _sizes(table: Table, named: Columns, rows: Sequence[int]) -> tuple[Array, Array, str]:
     """N and D with 6 N D the compute, and in words what they are."""
     n, d, flops = (None if name is None else _numbers(table, name, rows) for name in (named.n, named.d, named.flops))
     if flops is not None and d is not None:

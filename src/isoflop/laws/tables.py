@@ -36,7 +36,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns hold N, D, FLOPs and the loss; None where not named."""
+    """Which columns hold N, D, FLOPs and the loss, and what else is known of a row; None where not named."""
 
     n: str | None = None
     d: str | None = None
@@ -44,6 +44,8 @@ class Columns:
     loss: str | None = None
     cluster: str | None = None  # labels of what belongs together, such as the checkpoints of one run
     weight: str | None = None  # how much a row counts
+    seed: str | None = None
+    metric: str | None = None  # what is measured beside the loss, such as an accuracy
     others: tuple[str, ...] = ()  # N under other conventions, beside those of our run table
 
 

@@ -14,7 +14,7 @@ from isoflop.model.dispatch import Rows, dispatch, sort_rows
 from isoflop.model.experts import MixtureOfExperts
 from isoflop.model.grouped import grouped_matmul
 from isoflop.model.routing import capacity, choose, expert_counts
-from isoflop.quantize.sites import Site, Stage, stages_of_layer, table_of
+from isoflop.quantize.sites import Site, Stage, table_of
 
 
 class Inputs:
@@ -175,14 +175,3 @@ def _add_by_expert(inputs: Inputs | None, x_RI: Tensor, rows: Rows) -> None:
     for expert, end in enumerate(rows.ends_E.tolist()):
         inputs.add(expert, x_RI[start:end])
         start = end
-
-
-def observe_all(model: DecoderModel, batches_BT: Sequence[Tensor]) -> dict[str, Inputs]:
-    """What every site reads in the model as it is, by name."""
-    walk = Walk(model, batches_BT)
-    inputs: dict[str, Inputs] = {}
-    for i in range(len(model.layers)):
-        inputs |= walk.observe(i, stages_of_layer(model, i))
-        walk.advance(i)
-    inputs |= walk.observe_table()
-    return inputs
