@@ -15,6 +15,7 @@ from isoflop.engine.holdings import Orders
 from isoflop.engine.memory import Plan
 from isoflop.engine.pages import Lane, Lanes, PagedKeyValues, PagedLatents
 from isoflop.engine.runs import Runs
+from isoflop.engine.scoring import score
 from isoflop.engine.sequence import Sequence
 from isoflop.engine.states import Slots, Strand, Strands
 from isoflop.engine.store import DTYPES, PlainStore, build_store
@@ -83,8 +84,8 @@ class Memory:
                 slots.keep(sequence.slot, n_tokens)
 
     def forward(self, works: Many[Work], model: DecoderModel | None = None) -> Tensor:
-        """Logits [R, V], float32, of the wanted rows, in order. Sequences with fewer tokens must come first. `model`:
-        one that has the first layers of the model alone."""
+        """Logits [R, V], float32, of the wanted rows, in order; prompts that are to be scored are. Sequences with fewer
+        tokens must come first. `model`: one that has the first layers of the model alone."""
         tokens: list[int] = []
         positions: list[int] = []
         wanted: list[int] = []
@@ -104,12 +105,19 @@ class Memory:
         packed = Packed(
             tokens_T=self._tensor(tokens),
             positions_T=positions_T,
-            wanted_R=None if len(wanted) == len(tokens) else self._tensor(wanted),
             layers=self.layers,
             turns=self._turns(works, positions_T),
             runs=self._runs[model].begin(max(work.sequence.arrival for work in works)),
         )
-        return model.packed(packed)
+        x_TM = model.packed(packed)
+        self._score(works, x_TM, model)
+        return model.read(x_TM if len(wanted) == len(tokens) else x_TM.index_select(0, self._tensor(wanted)))
+
+    def _score(self, works: Many[Work], x_TM: Tensor, model: DecoderModel) -> None:
+        begin = 0
+        for work in works:
+            score(work.sequence, x_TM[begin : begin + work.n], model.read)
+            begin += work.n_tokens
 
     # ---- where things lie
 

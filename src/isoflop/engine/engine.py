@@ -151,6 +151,8 @@ class Engine:
         old = self._sequences.get(id)
         if old is None:
             raise ValueError(f"request {id!r} is not under way")
+        if sampling.prompt_logprobs is not None:
+            raise ValueError(f"prompt_logprobs: the prompt of {id!r} is computed already")
         request = Request(new, old.request.prompt, sampling)
         self._check(request)
         if len(request.prompt) + sampling.max_tokens <= len(old.tokens):
@@ -279,7 +281,15 @@ class Engine:
         row = Row(s, seed, n_prompt, tokens, guide)
         drafted_for = self.drafter is not None and guide is None
         return Sequence(
-            request, self._n_arrived, row, tokens, limit, repr(turns).encode(), turns, drafted_for=drafted_for
+            request,
+            self._n_arrived,
+            row,
+            tokens,
+            limit,
+            repr(turns).encode(),
+            turns,
+            drafted_for=drafted_for,
+            scores=None if s.prompt_logprobs is None else [],
         )
 
     def _draft(self) -> None:
@@ -324,7 +334,9 @@ class Engine:
         if drawn:
             self._count(work, accepted)
             self._keep_drafts(sequence, [choice.token for choice in drawn[: accepted + 1]])
-        finish = None
+        finish = "length" if known == sequence.limit else None  # a prompt that was asked about, and nothing else
+        if finish is not None:
+            self._tell(Event(sequence.id, finish=finish), sequence, events)
         for choice in drawn[: accepted + 1]:
             finish = self._take(sequence, choice, events)
             if finish is not None:
@@ -372,9 +384,14 @@ class Engine:
         if row.guide is not None:
             row.guide.accept(token)
         finish = self._finish(sequence, token)
-        events.append(Event(sequence.id, token, choice.logprobs, finish, 0 if sequence.told else sequence.n_cached))
-        sequence.told = True
+        self._tell(Event(sequence.id, token, choice.logprobs, finish), sequence, events)
         return finish
+
+    def _tell(self, event: Event, sequence: Sequence, events: list[Event]) -> None:
+        if not sequence.told:
+            first = {"cached": sequence.n_cached, "scores": tuple(sequence.scores or ())}
+            event, sequence.told = msgspec.structs.replace(event, **first), True
+        events.append(event)
 
     def _finish(self, sequence: Sequence, token: int) -> str | None:
         s = sequence.request.sampling

@@ -89,10 +89,10 @@ class Holdings:
 
     def longest_prefix(self, sequence: Sequence) -> int:
         """How many whole blocks from the start are in the caches, with all that the tokens after them will see; at
-        least one token is left to compute, and one more before that where guesses are to be made between them."""
+        least one token is left to compute (Sequence.n_findable)."""
         if not self.reuse:
             return 0
-        most = (len(sequence.tokens) - 1 - sequence.unguessed) // self.page_tokens
+        most = sequence.n_findable // self.page_tokens
         unbounded = [g for g, group in enumerate(self.plan.groups) if group.reach.most(1) is None]
         if unbounded:
             most = next((b for b in range(most) if not all(self._found(g, sequence, b) for g in unbounded)), most)

@@ -63,8 +63,10 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     seed                 of the draws; a draw depends on the seed and the token's place in the sequence alone
     logprobs             how many alternatives are told beside each token's log probability; None: tell nothing.
                          They are the model's own, before penalties, temperature and grammar
+    prompt_logprobs      the same of the prompt's tokens, all but the first; nothing of that prompt is then looked up in
+                         the cache
     grammar              what the output must match
-    max_tokens           the most tokens of output
+    max_tokens           the most tokens of output; 0 only where the prompt's log probabilities are asked for
     stop_tokens          tokens that end the output beside the model's own; they are part of the output
     ignore_eos           the model's own end tokens do not end the output
     """
@@ -79,6 +81,7 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     grammar: Grammar | None = None
     max_tokens: int = 256
     stop_tokens: tuple[int, ...] = ()
@@ -91,6 +94,8 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 raise ValueError(f"{name} {value}: must be a finite number")
             if value is not None and not valid(value):
                 raise ValueError(f"{name} {value}: must be {words}")
+        if self.max_tokens == 0 and self.prompt_logprobs is None:
+            raise ValueError("max_tokens 0: must be 1 or more; 0 only with prompt_logprobs")
         wrong = next((bias for token, bias in self.logit_bias if token < 0 or not -100 <= bias <= 100), None)
         if wrong is not None:
             raise ValueError(f"logit_bias {wrong}: must be from -100 to 100, of tokens 0 or more")
@@ -124,5 +129,6 @@ _VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
     "frequency_penalty": (lambda x: -100 <= x <= 100, "from -100 to 100"),
     "seed": (lambda s: 0 <= s < SEEDS, "a whole number from 0 to 2^64 - 1"),
     "logprobs": (lambda n: 0 <= n <= MOST_ALTERNATIVES, f"from 0 to {MOST_ALTERNATIVES}"),
-    "max_tokens": (lambda n: n >= 1, "1 or more"),
+    "prompt_logprobs": (lambda n: 0 <= n <= MOST_ALTERNATIVES, f"from 0 to {MOST_ALTERNATIVES}"),
+    "max_tokens": (lambda n: n >= 0, "1 or more"),
 }

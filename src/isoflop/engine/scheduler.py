@@ -81,7 +81,7 @@ class Scheduler:
             drafts = ()
         if not self.make_room(sequence, n + len(drafts)):
             return None
-        return Work(sequence, n, drafts, n == sequence.n_pending)
+        return Work(sequence, n, drafts, sequence.says(n))
 
     def _preempt(self, sequence: Sequence) -> None:
         self.remove(sequence)
@@ -108,7 +108,7 @@ class Scheduler:
             self.start(sequence)
             if not sequence.told:
                 sequence.n_cached = sequence.n_computed
-            works.append(Work(sequence, n, (), n == sequence.n_pending))
+            works.append(Work(sequence, n, (), sequence.says(n)))
             left -= n
         return works
 
@@ -130,7 +130,7 @@ class Scheduler:
     def _common(self, sequence: Sequence, leader: Sequence, n: int) -> int:
         """How many blocks two sequences have in common, looked for from block n on."""
         size = self.holdings.page_tokens
-        most = min(len(sequence.tokens) - 1 - sequence.unguessed, len(leader.tokens)) // size
+        most = min(sequence.n_findable, len(leader.tokens)) // size
         while n < most and sequence.digest(n, size) == leader.digest(n, size):
             n += 1
         return n

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from isoflop.engine.blocks import Digest, chained
-from isoflop.engine.draw import Row
+from isoflop.engine.draw import Logprobs, Row
 from isoflop.engine.request import Request
 
 NOTHING = -1  # in a table: a page that was given back, out of reach
@@ -21,6 +21,7 @@ class Sequence:
     tokens it has in common with one before it; `drafts`: guesses that it brings to the next steps, and `odds`, which
     they were drawn from (speculate.Proposal); `judged` and `accepted`: how many were so far; `drafted_for`: whether it
     is guessed for; `guessed_out`: all guesses were right, and one more token is said before there are new ones;
+    `scores`: log probabilities of its prompt's tokens from the second on, as far as they are known (None: not asked);
     `arrival`: its place in the line, kept when it is preempted; `told`: an event of it was given out."""
 
     request: Request
@@ -44,6 +45,7 @@ class Sequence:
     drafted_for: bool = False
     guessed_out: bool = False
     told: bool = False
+    scores: list[Logprobs] | None = None
     n_preempted: int = 0
 
     @property
@@ -55,6 +57,22 @@ class Sequence:
         """Whether guesses are to be made before more is said: never of the first token of the output."""
         decoding = len(self.tokens) > self.row.n_prompt
         return self.drafted_for and decoding and not self.drafts and not self.guessed_out
+
+    @property
+    def unscored(self) -> bool:
+        """Whether tokens of its prompt are still to be scored."""
+        return self.scores is not None and len(self.scores) < self.row.n_prompt - 1
+
+    @property
+    def n_findable(self) -> int:
+        """How many of its first tokens may be found in the caches: not the last, none that is to be scored or comes
+        after one, and one less where guesses are to be made."""
+        most = len(self.tokens) - 1 - self.unguessed
+        return min(most, len(self.scores)) if self.scores is not None and self.unscored else most
+
+    def says(self, n: int) -> bool:
+        """Whether a token of output follows its next n tokens."""
+        return n == self.n_pending and len(self.tokens) < self.limit
 
     @property
     def n_pending(self) -> int:

@@ -88,14 +88,13 @@ class DecoderModel(nn.Module):
         x_BTM, router = self._stream(tokens_BT, Place(start), turns, None if state is None else state.layers)
         if state is not None:
             state.length += tokens_BT.shape[1]
-        return self._read(x_BTM), router
+        return self.read(x_BTM), router
 
     def packed(self, packed: Packed) -> Tensor:
-        """Logits [R, V], float32, of the wanted rows of tokens of several sequences; moves their states on in place."""
+        """What leaves the last layer, [T, M], for tokens of several sequences; moves their states on in place."""
         place = Place(0, positions_T=packed.positions_T)
         x_1TM, _ = self._stream(packed.tokens_T[None], place, packed.turns, packed.layers, packed.runs)
-        x_TM = x_1TM[0]
-        return self._read(x_TM if packed.wanted_R is None else x_TM.index_select(0, packed.wanted_R))
+        return x_1TM[0]
 
     def _stream(
         self,
@@ -119,8 +118,8 @@ class DecoderModel(nn.Module):
             done = i + 1
         return x_BTM, tuple(router)
 
-    def _read(self, x_BTM: Tensor) -> Tensor:
-        """Logits. A tied table may be read through a `head` of its own, as where only the copy that multiplies is
+    def read(self, x_BTM: Tensor) -> Tensor:
+        """Logits, float32, of rows that left the last layer. A tied table may be read through a `head` of its own, as where only the copy that multiplies is
         quantized."""
         x_BTM = x_BTM if self.norm is None else self.norm(x_BTM)
         if self.head is None:

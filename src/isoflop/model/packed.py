@@ -1,6 +1,6 @@
 """One forward over the new tokens of several sequences, packed in one row of a batch of one.
 
-T packed token, R row whose logits are wanted, C rotated pair.
+T packed token, C rotated pair.
 
 Projections, norms and feed-forwards see rows only. A mixer that looks at other tokens asks what it is given as its
 state: the state of one batch of equally long sequences (`Whole`, here: KeyValues, Mamba2State, ..) or an engine's view
@@ -25,13 +25,11 @@ class Runs(Protocol):
 
 @dataclass
 class Packed:
-    """What a decoder is told of packed tokens: themselves, where each stands in its own sequence, which rows' logits
-    are wanted (None: all), for each of the decoder's ropes the turns of each token, [T, C], each layer's state,
-    and which layers need no call of their own."""
+    """What a decoder is told of packed tokens: themselves, where each stands in its own sequence, for each of the
+    decoder's ropes the turns of each token, [T, C], each layer's state, and which layers need no call of their own."""
 
     tokens_T: Tensor
     positions_T: Tensor
-    wanted_R: Tensor | None
     layers: Sequence[Any]
     turns: Sequence[tuple[Tensor, Tensor]] = field(default_factory=tuple)
     runs: Runs | None = None
