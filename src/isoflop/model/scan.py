@@ -13,8 +13,19 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from isoflop.model.kernels import scan as kernel
+from isoflop.model.kernels.rows import unrecorded
 
 MIN_CHUNK = 16
+
+# Operators for autograd and for torch.compile, which would otherwise unroll every step. Defined by hand:
+# torch.library.custom_op would import torch._dynamo at its first call, a second of every start.
+_LIBRARY = torch.library.Library("isoflop", "FRAGMENT")
+_INPUTS = "Tensor x, Tensor dt, Tensor a, Tensor b, Tensor c"
+_LIBRARY.define(f"selective_scan({_INPUTS}, Tensor state) -> (Tensor, Tensor, Tensor)")
+_LIBRARY.define(
+    f"selective_scan_gradient(Tensor grad_y, Tensor grad_state, {_INPUTS}, Tensor found)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
 
 
 def selective_scan(
@@ -26,7 +37,8 @@ def selective_scan(
         state_BIN = x_BTI.new_zeros(x_BTI.shape[0], *a_IN.shape)
     elif x_BTI.shape[1] == 1:
         return _step(x_BTI, dt_BTI, a_IN, b_BTN, c_BTN, state_BIN)
-    y_BTI, last_BIN, _ = _scan(x_BTI, dt_BTI, a_IN, b_BTN, c_BTN, state_BIN)
+    scan = _scan if unrecorded(x_BTI) else torch.ops.isoflop.selective_scan
+    y_BTI, last_BIN, _ = scan(x_BTI, dt_BTI, a_IN, b_BTN, c_BTN, state_BIN)
     return y_BTI, last_BIN
 
 
@@ -44,8 +56,6 @@ def chunk_of(n_tokens: int) -> int:
     return max(MIN_CHUNK, math.isqrt(n_tokens))
 
 
-# One operator for autograd and for torch.compile, which would otherwise unroll every step.
-@torch.library.custom_op("isoflop::selective_scan", mutates_args=())
 def _scan(
     x_BTI: Tensor, dt_BTI: Tensor, a_IN: Tensor, b_BTN: Tensor, c_BTN: Tensor, state_BIN: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,8 +80,7 @@ def torch_scan(
     return torch.cat(outputs).transpose(0, 1).contiguous(), state_BIN, torch.stack(found)
 
 
-@torch.library.custom_op("isoflop::selective_scan_backward", mutates_args=())
-def _scan_backward(
+def _scan_gradient(
     grad_y_BTI: Tensor,
     grad_state_BIN: Tensor,
     x_BTI: Tensor,
@@ -130,7 +139,6 @@ def _states(x_LBI: Tensor, dt_LBI: Tensor, a_IN: Tensor, b_LBN: Tensor, found_BI
     return decay_LBIN, states_LBIN
 
 
-@_scan.register_fake
 def _scan_shapes(
     x_BTI: Tensor, dt_BTI: Tensor, a_IN: Tensor, b_BTN: Tensor, c_BTN: Tensor, state_BIN: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,8 +146,7 @@ def _scan_shapes(
     return x_BTI.new_empty(x_BTI.shape), torch.empty_like(state_BIN), state_BIN.new_empty(n_chunks, *state_BIN.shape)
 
 
-@_scan_backward.register_fake
-def _scan_backward_shapes(
+def _scan_gradient_shapes(
     grad_y_BTI: Tensor,
     grad_state_BIN: Tensor,
     x_BTI: Tensor,
@@ -160,10 +167,14 @@ def _remember(ctx: FunctionCtx, inputs: tuple[Tensor, ...], output: tuple[Tensor
 def _differentiate(ctx: torch.autograd.function.BackwardCFunction, *grads: Tensor) -> tuple[Tensor, ...]:
     x_BTI, dt_BTI, a_IN, b_BTN, c_BTN, found_CBIN = ctx.saved_tensors
     grad_y_BTI, grad_state_BIN, _ = grads
-    grads_in: tuple[Tensor, ...] = _scan_backward(
+    grads_in: tuple[Tensor, ...] = torch.ops.isoflop.selective_scan_gradient(
         grad_y_BTI, grad_state_BIN, x_BTI, dt_BTI, a_IN, b_BTN, c_BTN, found_CBIN
     )
     return grads_in
 
 
-_scan.register_autograd(_differentiate, setup_context=_remember)
+_LIBRARY.impl("selective_scan", _scan, "CompositeExplicitAutograd")
+_LIBRARY.impl("selective_scan_gradient", _scan_gradient, "CompositeExplicitAutograd")
+torch.library.register_fake("isoflop::selective_scan", _scan_shapes, lib=_LIBRARY)
+torch.library.register_fake("isoflop::selective_scan_gradient", _scan_gradient_shapes, lib=_LIBRARY)
+torch.library.register_autograd("isoflop::selective_scan", _differentiate, setup_context=_remember, lib=_LIBRARY)

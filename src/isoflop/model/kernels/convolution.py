@@ -6,20 +6,39 @@ import torch
 from torch import Tensor
 
 from isoflop.model.kernels.build import constant_when_compiled, library
+from isoflop.model.kernels.rows import unrecorded
+
+# Defined by hand: torch.library.custom_op would import torch._dynamo at its first call, a second of every start.
+_LIBRARY = torch.library.Library("isoflop", "FRAGMENT")
+_LIBRARY.define("depthwise_convolution(Tensor x, Tensor kernel, Tensor bias) -> Tensor")
+_LIBRARY.define("depthwise_convolution_gradient(Tensor grad, Tensor x, Tensor kernel) -> (Tensor, Tensor, Tensor)")
 
 
-@torch.library.custom_op("isoflop::depthwise_convolution", mutates_args=())
 def convolve(x_BTC: Tensor, kernel_KC: Tensor, bias_C: Tensor) -> Tensor:
     """y_t = bias + sum_k kernel_k x_(t - K + 1 + k), zeros before the first, [B, T, C]; float32 on a CPU."""
+    run = _forward if unrecorded(x_BTC) else torch.ops.isoflop.depthwise_convolution
+    y_BTC: Tensor = run(x_BTC, kernel_KC, bias_C)
+    return y_BTC
+
+
+@constant_when_compiled
+def available() -> bool:
+    """Whether the kernel can be had here; the first call compiles it."""
+    return library("convolution") is not None
+
+
+# ---- the operations
+
+
+def _forward(x_BTC: Tensor, kernel_KC: Tensor, bias_C: Tensor) -> Tensor:
     x_BTC, kernel_KC, y_BTC = _dense(x_BTC), kernel_KC.contiguous(), x_BTC.new_empty(x_BTC.shape)
     sizes = (*x_BTC.shape, len(kernel_KC), *x_BTC.stride()[:2])
     _call("convolution_forward", (x_BTC, kernel_KC, bias_C.contiguous(), y_BTC), sizes)
     return y_BTC
 
 
-@torch.library.custom_op("isoflop::depthwise_convolution_gradient", mutates_args=())
-def convolve_gradient(grad_BTC: Tensor, x_BTC: Tensor, kernel_KC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, kernel and bias."""
+def _gradient(grad_BTC: Tensor, x_BTC: Tensor, kernel_KC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of x, kernel and bias."""
     x_BTC, grad_BTC, kernel_KC = _dense(x_BTC), _dense(grad_BTC), kernel_KC.contiguous()
     grad_x_BTC = x_BTC.new_empty(x_BTC.shape)
     grad_kernel_BKC = kernel_KC.new_empty(len(x_BTC), *kernel_KC.shape)
@@ -28,12 +47,6 @@ def convolve_gradient(grad_BTC: Tensor, x_BTC: Tensor, kernel_KC: Tensor) -> tup
     tensors = (x_BTC, kernel_KC, grad_BTC, grad_x_BTC, grad_kernel_BKC, grad_bias_BC)
     _call("convolution_backward", tensors, sizes)
     return grad_x_BTC, grad_kernel_BKC.sum(0), grad_bias_BC.sum(0)
-
-
-@constant_when_compiled
-def available() -> bool:
-    """Whether the kernel can be had here; the first call compiles it."""
-    return library("convolution") is not None
 
 
 def _dense(z: Tensor) -> Tensor:
@@ -47,12 +60,10 @@ def _call(name: str, tensors: tuple[Tensor, ...], sizes: tuple[int, ...]) -> Non
     getattr(library("convolution"), name)(*pointers, *numbers)
 
 
-@convolve.register_fake
 def _shape(x_BTC: Tensor, kernel_KC: Tensor, bias_C: Tensor) -> Tensor:
     return x_BTC.new_empty(x_BTC.shape)
 
 
-@convolve_gradient.register_fake
 def _gradient_shapes(grad_BTC: Tensor, x_BTC: Tensor, kernel_KC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x_BTC.new_empty(x_BTC.shape), kernel_KC.new_empty(kernel_KC.shape), kernel_KC.new_empty(kernel_KC.shape[1:])
 
@@ -62,8 +73,12 @@ def _remember(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ..
 
 
 def _differentiate(ctx: torch.autograd.function.BackwardCFunction, grad_BTC: Tensor) -> tuple[Tensor, ...]:
-    grads: tuple[Tensor, ...] = convolve_gradient(grad_BTC, *ctx.saved_tensors)
+    grads: tuple[Tensor, ...] = torch.ops.isoflop.depthwise_convolution_gradient(grad_BTC, *ctx.saved_tensors)
     return grads
 
 
-convolve.register_autograd(_differentiate, setup_context=_remember)
+_LIBRARY.impl("depthwise_convolution", _forward, "CPU")
+_LIBRARY.impl("depthwise_convolution_gradient", _gradient, "CPU")
+torch.library.register_fake("isoflop::depthwise_convolution", _shape, lib=_LIBRARY)
+torch.library.register_fake("isoflop::depthwise_convolution_gradient", _gradient_shapes, lib=_LIBRARY)
+torch.library.register_autograd("isoflop::depthwise_convolution", _differentiate, setup_context=_remember, lib=_LIBRARY)
