@@ -83,13 +83,15 @@ class Stops:
 
 
 class TextStream:
-    """Both: `feed` tokens, get text that stands; `stopped` once a stop string ended it."""
+    """Both: `feed` tokens, get text that stands; `stopped` once a stop string ended it. `n_characters`: of all tokens so
+    far, those among them that are held back or were cut off."""
 
     def __init__(
         self, vocabulary: Vocabulary, stops: Sequence[str] = (), include: bool = False, start: bool = False
     ) -> None:
         self._detokenizer = Detokenizer(vocabulary, start)
         self._stops = Stops(stops, include)
+        self.n_characters = 0
 
     @property
     def stopped(self) -> bool:
@@ -103,7 +105,13 @@ class TextStream:
 
     def feed(self, token: int) -> str:
         """The text that is certain with this token."""
-        return self._stops.feed(self._detokenizer.feed(token))
+        return self._stops.feed(self.echo(token))
+
+    def echo(self, token: int) -> str:
+        """The same of a token before the output, in which no stop string is looked for."""
+        text = self._detokenizer.feed(token)
+        self.n_characters += len(text)
+        return text
 
     def finish(self) -> str:
         """The rest, where no more tokens come."""

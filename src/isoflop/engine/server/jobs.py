@@ -26,12 +26,14 @@ COMPLETION_TOKENS = 16  # OpenAI's default
 
 
 class Job(NamedTuple):
-    """One choice: its request, and how its text ends. `start`: its text is a text of its own, not one that goes on."""
+    """One choice: its request, and how its text ends. `start`: its text is a text of its own, not one that goes on;
+    `echo`: its prompt is part of it."""
 
     request: Request
     stops: tuple[str, ...]
     include_stop: bool
     start: bool
+    echo: bool = False
 
     @property
     def hidden(self) -> tuple[int, ...]:
@@ -54,8 +56,8 @@ class Desk:
         """Prompts in order, each as often as there are choices (or `best_of`)."""
         self._check_model(body.model)
         n = body.n or 1
-        if body.echo:
-            raise ApiError(400, "echo: true is not served; the prompt's log probabilities are not kept", "echo")
+        if body.max_tokens == 0 and not body.echo:
+            raise ApiError(400, "max_tokens 0: must be 1 or more; 0 only with echo", "max_tokens")
         if body.best_of is not None and body.best_of < n:
             raise ApiError(400, f"best_of {body.best_of}: must be at least n, {n}", "best_of")
         if body.best_of is not None and body.best_of > n and body.stream:
@@ -64,8 +66,9 @@ class Desk:
         if len(prompts) * max(n, body.best_of or n) > 256:
             raise ApiError(400, "prompt: more than 256 choices in one request", "prompt")
         told = body.logprobs if body.best_of is None or body.best_of == n else body.logprobs or 0
-        most, each = body.max_tokens or COMPLETION_TOKENS, body.best_of or n
-        return [job for prompt in prompts for job in self._jobs(prompt, body, most, told, each, (), False)]
+        most = COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
+        jobs = [job for prompt in prompts for job in self._jobs(prompt, body, most, told, body.best_of or n, (), False)]
+        return _echoing(jobs, body.logprobs) if body.echo else jobs
 
     def chat(self, body: ChatRequest) -> list[Job]:
         """The choices for one conversation."""
@@ -174,6 +177,7 @@ class Desk:
             frequency_penalty=body.frequency_penalty or 0.0,
             logit_bias=self._biases(body),
             logprobs=logprobs,
+            prompt_logprobs=None if most else logprobs or 0,
             grammar=_grammar(body),
             max_tokens=most,
             stop_tokens=tuple(dict.fromkeys((*ends, *body.stop_token_ids))),
@@ -193,6 +197,21 @@ class Desk:
         except ValueError as error:
             param = "response_format" if isinstance(grammar, JsonSchema) else "regex"
             raise ApiError(400, f"{param}: {error}", param) from None
+
+
+def _echoing(jobs: list[Job], logprobs: int | None) -> list[Job]:
+    """The same, each with its prompt. Log probabilities of a prompt are asked for once, with the first job that has it
+    (which the runner lets go ahead); where they are all there is to do, each asks for itself."""
+    seen: set[tuple[int, ...]] = set()
+    echoing = []
+    for job in jobs:
+        request = job.request
+        if logprobs is not None and request.prompt not in seen:
+            seen.add(request.prompt)
+            scored = msgspec.structs.replace(request.sampling, prompt_logprobs=logprobs)
+            request = msgspec.structs.replace(request, sampling=scored)
+        echoing.append(job._replace(request=request, start=True, echo=True))
+    return echoing
 
 
 def _grammar(body: Choices) -> Grammar | None:

@@ -15,7 +15,9 @@ MOST_BIASES = 1024
 MOST_CHOICES = 64
 INT64 = 2**63
 
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
+MOST_TOKENS = 1_000_000
+
+Count = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
 Token = Annotated[int, Field(ge=0, lt=2**31)]
 StopString = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 
@@ -104,12 +106,14 @@ class CompletionRequest(Choices):
         | Annotated[list[Token], Field(min_length=1)]
         | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1, max_length=MOST_CHOICES)]
     )
-    max_tokens: Count | None = Field(None, description="16 where nothing is said")
+    max_tokens: int | None = Field(
+        None, ge=0, le=MOST_TOKENS, description="16 where nothing is said; 0, nothing but the prompt, only with echo"
+    )
     logprobs: int | None = Field(None, ge=0, le=MOST_ALTERNATIVES)
     best_of: int | None = Field(
         None, ge=1, le=MOST_CHOICES, description="of so many, the n of the highest mean log probability a token"
     )
-    echo: bool | None = Field(None, description="true is not served")
+    echo: bool | None = Field(None, description="the prompt is part of the text, and of the log probabilities")
     suffix: None = None
 
 
@@ -186,11 +190,12 @@ class Usage(BaseModel):
 
 
 class CompletionLogprobs(BaseModel):
-    """A list each, an entry a token."""
+    """A list each, an entry a token; null for the first of an echoed prompt, which follows nothing. The token itself is
+    always among the top."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 

@@ -12,10 +12,10 @@ from isoflop.engine.vocabulary import Vocabulary
 
 
 class Told(NamedTuple):
-    """A token with its log probabilities, and where in the text it begins."""
+    """A token with its log probabilities (None: it follows nothing), and where in the text it begins."""
 
     token: int
-    logprobs: Logprobs
+    logprobs: Logprobs | None
     offset: int
 
 
@@ -31,14 +31,16 @@ class Piece(NamedTuple):
 
 @dataclass
 class Choice:
-    """One choice as it is written."""
+    """One choice as it is written. `scores`: log probabilities of its prompt's tokens from the second on, shared by all
+    choices with that prompt, the first of which to be heard of brings them."""
 
     index: int
     job: Job
     stream: TextStream
+    scores: list[Logprobs]
+    begun: bool = False
     n_tokens: int = 0
     n_cached: int = 0
-    length: int = 0
     total_logprob: float = 0.0
     waiting: list[Told] = field(default_factory=list)
     finish: str | None = None
@@ -46,25 +48,37 @@ class Choice:
     def feed(self, event: Event) -> Piece | None:
         """What the event adds; None where no text is certain yet."""
         self.n_cached += event.cached
-        text = ""
+        text = "" if self.begun else self._begin(event)
         if event.token is not None:
             self.n_tokens += 1
             if event.logprobs is not None:
-                self.waiting.append(Told(event.token, event.logprobs, self.length))
+                self.waiting.append(Told(event.token, event.logprobs, self.stream.n_characters))
                 self.total_logprob += event.logprobs.token
             if not (event.finish == "stop" and event.token in self.job.hidden):
-                text = self.stream.feed(event.token)
+                text += self.stream.feed(event.token)
         if self.stream.stopped:
             self.finish = "stop"
         elif event.finish is not None:
             self.finish = event.finish
             text += self.stream.finish()
             self.finish = "stop" if self.stream.stopped else self.finish
-        self.length += len(text)
         if not text and self.finish is None:
             return None
         told, self.waiting = tuple(self.waiting), []
         return Piece(self.index, text, told, self.finish, self.stream.stop)
+
+    def _begin(self, event: Event) -> str:
+        """The text of the prompt, where it is echoed."""
+        self.begun = True
+        self.scores[:] = self.scores or event.scores
+        if not self.job.echo:
+            return ""
+        prompt, text = self.job.request.prompt, []
+        told: list[Logprobs | None] = [None, *self.scores] if self.scores else [None] * len(prompt)
+        for token, logprobs in zip(prompt, told, strict=True):
+            self.waiting.append(Told(token, logprobs, self.stream.n_characters))
+            text.append(self.stream.echo(token))
+        return "".join(text)
 
     @property
     def mean_logprob(self) -> float:
@@ -74,8 +88,11 @@ class Choice:
 
 def start(jobs: list[Job], vocabulary: Vocabulary) -> dict[str, Choice]:
     """A choice a job, by the request's id."""
+    scores: dict[tuple[int, ...], list[Logprobs]] = {job.request.prompt: [] for job in jobs}
     return {
-        job.request.id: Choice(i, job, TextStream(vocabulary, job.stops, job.include_stop, job.start))
+        job.request.id: Choice(
+            i, job, TextStream(vocabulary, job.stops, job.include_stop, job.start), scores[job.request.prompt]
+        )
         for i, job in enumerate(jobs)
     }
 
@@ -98,16 +115,18 @@ def completion_logprobs(told: tuple[Told, ...], vocabulary: Vocabulary) -> Compl
     """As /v1/completions has them."""
     return CompletionLogprobs(
         tokens=[name(entry.token, vocabulary) for entry in told],
-        token_logprobs=[entry.logprobs.token for entry in told],
-        top_logprobs=[_by_name(entry, vocabulary) for entry in told],
+        token_logprobs=[None if entry.logprobs is None else entry.logprobs.token for entry in told],
+        top_logprobs=[_by_name(entry.token, entry.logprobs, vocabulary) for entry in told],
         text_offset=[entry.offset for entry in told],
     )
 
 
-def _by_name(entry: Told, vocabulary: Vocabulary) -> dict[str, float]:
-    """The likeliest of tokens of one name comes first and stays."""
+def _by_name(own: int, logprobs: Logprobs | None, vocabulary: Vocabulary) -> dict[str, float] | None:
+    """The likeliest, and the token itself; of several with one name, the likeliest comes first and stays."""
+    if logprobs is None:
+        return None
     named: dict[str, float] = {}
-    for token, value in entry.logprobs.top:
+    for token, value in (*logprobs.top, (own, logprobs.token)):
         named.setdefault(name(token, vocabulary), value)
     return named
 
@@ -121,6 +140,7 @@ def chat_logprobs(told: tuple[Told, ...], vocabulary: Vocabulary) -> ChatLogprob
                 top_logprobs=[_one(token, value, vocabulary) for token, value in entry.logprobs.top],
             )
             for entry in told
+            if entry.logprobs is not None
         ]
     )
 
