@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import isoflop
-from isoflop.architecture import Dense
+from isoflop.architecture import S4D, Attention, Decoder, Dense, Hyena, Layer, Mamba1, Mamba2, MixtureOfExperts
 from isoflop.cli.main import main
 from isoflop.data.tokenizer import train_byte_pair
 from isoflop.engine.vocabulary import open_vocabulary
@@ -35,6 +35,25 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def document(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
     assert main([*map(str, arguments), "--json"]) == 0
     return json.loads(capsys.readouterr().out)
+
+
+NOT_NEEDED = ("torch._dynamo", "torch._inductor", "sympy", "transformers", "fastapi", "scipy", "matplotlib", "plotly")
+
+
+def test_starts_with_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    """Each of these would cost every start from a tenth of a second to more than one."""
+    mixers = Mamba1(d_inner=16, d_state=4, dt_rank=2), Mamba2(n_heads=2, d_head=8, d_state=4), Hyena(), S4D(d_inner=8)
+    layers = tuple(Layer(mixer, None) for mixer in mixers)
+    attention = Attention(n_heads=2, n_kv_heads=1, d_head=8)
+    last = Layer(attention, MixtureOfExperts(n_experts=3, top_k=2, d_ff=8))
+    model = DecoderModel(Decoder(256, 16, (*layers, last), max_context=32))
+    initialize(model, 0, Recipe(lr=1e-3, batch=1))
+    save_model(tmp_path / "hybrid", model, "a test")
+    command = ["generate", str(tmp_path / "hybrid"), "import ", "--max-tokens", "4"]
+    program = f"import sys; from isoflop.cli.main import main; main({command}); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    loaded = done.stdout.splitlines()[-1].split()
+    assert "torch" in loaded and not set(NOT_NEEDED) & set(loaded)
 
 
 def greedy(checkpoint: Path, prompt: bytes, n: int) -> bytes:

@@ -74,8 +74,13 @@ def _owned(path: Path) -> Path:
 def _fingerprint(source: Path, compiler: str) -> str:
     """What the machine code depends on: source and headers, flags, compiler and processor."""
     text = b"".join(path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h"))))
-    parts = (text, " ".join(FLAGS).encode(), _run(compiler, "--version"), _processor())
+    parts = (text, " ".join(FLAGS).encode(), _version(compiler), _processor())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+@functools.cache
+def _version(compiler: str) -> bytes:
+    return _run(compiler, "--version")
 
 
 def _processor() -> bytes:
