@@ -167,8 +167,8 @@ def test_the_text_of_the_checkpoints_own_study_is_found(models, corpus, tmp_path
     study = tmp_path / "study"
     made = prepare(Data(source=str(corpus), valid_fraction=0.3), study / "data")
     run = write_model(study / "jobs/trunk/models/run", load(models["rope"]).decoder)
-    assert find_dataset(None, run, 256, tmp_path / "scratch").digest == made.digest
+    assert find_dataset(None, run, 256, NEW, tmp_path / "scratch").digest == made.digest
     asked = ["extend", str(study), str(tmp_path / "out"), "--context", str(NEW), "--eval-tokens", "500"]
     assert main(asked) == 0
     assert result_of(tmp_path / "out").data_digest == made.digest
-    assert find_dataset(str(study), models["rope"], 256, tmp_path / "scratch").digest == made.digest
+    assert find_dataset(str(study), models["rope"], 256, NEW, tmp_path / "scratch").digest == made.digest

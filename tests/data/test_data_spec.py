@@ -5,7 +5,9 @@ from isoflop.data.spec import BytePair, Bytes, Data
 
 
 def test_defaults_are_the_standard_library_as_bytes():
-    assert Data() == Data(source="stdlib", tokenizer=Bytes(), text_key="text", valid_fraction=0.05)
+    assert Data() == Data(
+        source="stdlib", tokenizer=Bytes(), text_key="text", document_bytes=2**20, valid_fraction=0.05
+    )
 
 
 @pytest.mark.parametrize("spec", [Data(), Data(source="a", tokenizer=BytePair(vocab_size=300, sample_bytes=5))])
@@ -27,6 +29,7 @@ def test_tokenizer_is_told_by_its_type():
         ({"valid_fraction": float("nan")}, "nan is not between"),
         ({"source": ""}, r"data\.source: is empty"),
         ({"text_key": ""}, r"data\.text_key: is empty"),
+        ({"document_bytes": 255}, r"data\.document_bytes: 255 is outside 256 to 67108864; 1048576 is the default"),
     ],
 )
 def test_mistakes_are_one_line(fields, message):

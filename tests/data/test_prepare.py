@@ -51,7 +51,7 @@ def test_what_is_prepared(spec, source, tmp_path):
         starts = np.concatenate([[0], ends[:-1] + 1])
         texts = [dataset.tokenizer.decode(tokens[a:b]) for a, b in zip(starts, ends, strict=True)]
         assert (len(texts), sum(map(len, texts))) == (shard.documents, shard.bytes)
-        assert dataset.token_bytes[tokens].sum() == shard.bytes
+        assert dataset.tokenizer.token_bytes[tokens].sum() == shard.bytes
         assert len(tokens) == shard.tokens
         found += texts
     assert sorted(found) == documents
@@ -72,7 +72,7 @@ def test_manifest_is_what_lies_beside_it(spec, source, tmp_path):
     assert hashlib.sha256(b"".join(distinct)).hexdigest() == manifest["corpus_digest"]
     assert manifest["source"] == str(source)
     assert dataset.train.dtype == (np.uint8 if spec.tokenizer == Bytes() else np.uint16)
-    assert dataset.vocab_size == len(dataset.token_bytes) == manifest["vocab_size"]
+    assert dataset.vocab_size == len(dataset.tokenizer.token_bytes) == manifest["vocab_size"]
 
 
 def test_the_split_does_not_depend_on_the_tokenizer(source, tmp_path):

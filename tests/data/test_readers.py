@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isoflop.data import readers
-from isoflop.data.readers import DOCUMENT_BYTES, kind, read_documents
+from isoflop.data.readers import kind, read_documents
+from isoflop.data.spec import DOCUMENT_BYTES
 
 DOCUMENTS = ["one\ntwo\n", "þrír — 四 🙂", "  spaces \r\n kept\t"]
 
@@ -25,9 +26,9 @@ def zstd(content: bytes) -> bytes:
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
 
 
-def read(path: Path, key: str = "text") -> list[bytes]:
+def read(path: Path, key: str = "text", limit: int = DOCUMENT_BYTES) -> list[bytes]:
     with path.open("rb") as raw:
-        return list(read_documents(path, raw, key))
+        return list(read_documents(path, raw, key, limit))
 
 
 def json_lines(documents, key="text") -> bytes:
@@ -117,9 +118,7 @@ def test_cutting_a_long_text_loses_nothing(tmp_path_factory, text, limit, compre
     path = tmp_path_factory.mktemp("cut") / f"a.txt{compression}"
     content = text.encode()
     path.write_bytes(COMPRESS[compression](content))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "DOCUMENT_BYTES", limit)
-        documents = read(path)
+    documents = read(path, limit=limit)
     assert b"".join(documents) == content
     for document in documents[:-1]:
         assert 0 < len(document) <= limit

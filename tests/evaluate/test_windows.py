@@ -24,11 +24,12 @@ def text_of(lengths, closed):
 def test_windows_lie_inside_one_document_and_share_no_token(lengths, context, closed, most):
     n_all = sum(length // (context + 1) for length in lengths)
     tokens = text_of(lengths, closed)
+    separators = np.flatnonzero(tokens == SEPARATOR)
     if n_all == 0:
         with pytest.raises(ValueError, match=f"the longest has {max(lengths)}"):
-            document_windows(tokens, context, most)
+            document_windows(separators, len(tokens), context, most)
         return
-    found = document_windows(tokens, context, most)
+    found = document_windows(separators, len(tokens), context, most).windows(tokens)
     assert found.tokens.shape == (min(n_all, max(1, most // context)), context + 1)
     assert (found.tokens != SEPARATOR).all()
     assert (np.diff(found.tokens, axis=1) == 1).all()

@@ -54,7 +54,9 @@ def test_it_makes_good_what_rounding_costs() -> None:
     """A tied model of an easy text: trained in full, then rounded to 2 bits; or trained some more with the rounding."""
     text = np.tile(np.arange(1, 17, dtype=np.uint16), 300)
     text[::97] = 0
-    stream, windows = BatchStream(text, 15, 0), document_windows(text[:2000], 15, 1500)
+    held_out = text[:2000]
+    places = document_windows(np.flatnonzero(held_out == 0), len(held_out), 15, 1500)
+    stream, windows = BatchStream(text, 15, 0), places.windows(held_out)
     start = sparse(tied=True)
     trained = train_aware(start, stream, FineTuning(60, 8, 0.02, 0), {}, lambda done, total: None).model
     formats = formats_of(trained, Integer(bits=2, group=16, symmetric=False))

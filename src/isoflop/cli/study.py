@@ -54,11 +54,12 @@ def _dry_run(study: Study, folder: Path, as_json: bool) -> int:
     import tempfile
 
     from isoflop.cli.study_text import Quiet, plan_json, print_plan
-    from isoflop.ladder.run import check_study, is_prepared, plan_study, prepare_data
+    from isoflop.data.prepare import is_prepared
+    from isoflop.ladder.run import check_study, plan_study, prepare_data
 
     check_study(study, folder)
     with tempfile.TemporaryDirectory() as scratch:
-        home = folder if is_prepared(study, folder) else Path(scratch)
+        home = folder if is_prepared(study.data, folder / "data") else Path(scratch)
         dataset = prepare_data(study, home, Quiet())
         plan = plan_study(study, dataset)
     if as_json:

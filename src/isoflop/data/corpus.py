@@ -37,6 +37,7 @@ class Corpus:
     n_bytes: int
     skipped: tuple[str, ...]
     text_key: str
+    document_bytes: int
 
     def documents(self) -> Iterator[Document]:
         """Every document that is not empty. Raises ValueError (file and line) at the first that is not text."""
@@ -44,7 +45,7 @@ class Corpus:
         for path in self.files:
             with path.open("rb") as raw:
                 size = os.fstat(raw.fileno()).st_size
-                for text in read_documents(path, raw, self.text_key):
+                for text in read_documents(path, raw, self.text_key, self.document_bytes):
                     if text:
                         yield Document(text, before + raw.tell())
             before += size
@@ -148,4 +149,4 @@ def _raise(error: OSError) -> None:
 def _corpus(description: str, root: Path, files: list[Path], skipped: list[str], spec: Data) -> Corpus:
     ordered = sorted(files, key=lambda path: path.relative_to(root).as_posix())
     n_bytes = sum(path.stat().st_size for path in ordered)
-    return Corpus(description, tuple(ordered), n_bytes, tuple(skipped), spec.text_key)
+    return Corpus(description, tuple(ordered), n_bytes, tuple(skipped), spec.text_key, spec.document_bytes)

@@ -2,34 +2,32 @@
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from isoflop.data.corpus import Census, Corpus, find_corpus, is_validation
 from isoflop.data.dataset import (
     MANIFEST,
+    TEXT,
     TOKENIZER,
     TRAIN,
     VALID,
+    VALID_TEXT,
     Dataset,
     Manifest,
     intact,
     open_dataset,
     read_manifest,
 )
-from isoflop.data.shards import Shard, ShardWriter, exclusive, naming, sync_folder, write_synced
-from isoflop.data.spec import Bytes, Data
-from isoflop.data.tokenizer import (
-    SEPARATOR,
-    BytePairTokenizer,
-    ByteTokenizer,
-    Tokenizer,
-    token_dtype,
-    train_byte_pair,
-)
+from isoflop.data.shards import Shard, ShardWriter, exclusive, naming, sha256_of, sync_folder, write_synced
+from isoflop.data.spec import N_BYTES, BytePair, Bytes, Data, File
+from isoflop.data.tokenizer import BytePairTokenizer, ByteTokenizer, Tokenizer, Tokens, token_dtype, train_byte_pair
+from isoflop.data.tokenizer_file import FileTokenizer
 
 BATCH_BYTES = 2**20  # of text, tokenized at once
 SPLIT_TOLERANCE = 0.1  # a split with less than this share of the bytes it should hold is refused
@@ -54,7 +52,7 @@ def prepare(spec: Data, folder: Path, progress: Progress | None = None) -> Datas
     """
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder):
-        if not _is_prepared(spec, folder):
+        if not is_prepared(spec, folder):
             _build(spec, folder, progress or _silent)
         return open_dataset(folder)
 
@@ -63,12 +61,42 @@ def _silent(stage: str, position: int, n_bytes: int) -> None:
     pass
 
 
-def _is_prepared(spec: Data, folder: Path) -> bool:
+def is_prepared(spec: Data, folder: Path) -> bool:
+    """Whether the dataset lies whole in a folder. A tokenizer's file counts by what is in it. Raises ValueError where
+    it is not there."""
+    kind = spec.tokenizer
+    digest = _digest_of(kind) if isinstance(kind, File) else None
     try:
         manifest = read_manifest(folder)
     except ValueError:
         return False
-    return manifest.spec == spec and intact(folder, manifest)
+    same = manifest.spec == _recorded(spec) and digest in (None, manifest.tokenizer_sha256)
+    return same and intact(folder, manifest)
+
+
+def planned_vocab_size(spec: Data) -> int:
+    """How many kinds of tokens there will be. Raises ValueError where a tokenizer's file is not one."""
+    match spec.tokenizer:
+        case Bytes():
+            return N_BYTES
+        case BytePair(vocab_size=vocab_size):
+            return vocab_size
+        case File(path=path, end=end):
+            return FileTokenizer(Path(path), end).vocab_size
+
+
+def _digest_of(kind: File) -> str:
+    path = Path(kind.path)
+    if not path.is_file():
+        raise ValueError(f"data.tokenizer.path: {path}: there is no such tokenizer.json")
+    return sha256_of(path)
+
+
+def _recorded(spec: Data) -> Data:
+    """What the manifest says of it: the tokenizer's file is the copy beside it."""
+    if not isinstance(spec.tokenizer, File):
+        return spec
+    return msgspec.structs.replace(spec, tokenizer=msgspec.structs.replace(spec.tokenizer, path=TOKENIZER))
 
 
 def _build(spec: Data, folder: Path, progress: Progress) -> None:
@@ -76,14 +104,16 @@ def _build(spec: Data, folder: Path, progress: Progress) -> None:
     try:
         corpus = find_corpus(spec)
         tokenizer = _tokenizer(spec, corpus, progress)
-        json = tokenizer.json.encode() if isinstance(tokenizer, BytePairTokenizer) else None
+        json = _content(tokenizer)
         if json is not None:
             write_synced(_partial(folder, TOKENIZER), json)
             names.append(TOKENIZER)
         train, valid, census = _write_shards(spec, corpus, tokenizer, folder, progress)
         _check_split(spec, train, valid)
+        of_file = isinstance(tokenizer, FileTokenizer)
+        names += [VALID_TEXT] if of_file else []
         manifest = Manifest(
-            spec=spec,
+            spec=_recorded(spec),
             source=corpus.description,
             dtype=token_dtype(tokenizer.vocab_size).str,
             vocab_size=tokenizer.vocab_size,
@@ -93,10 +123,11 @@ def _build(spec: Data, folder: Path, progress: Progress) -> None:
             skipped=list(corpus.skipped),
             corpus_digest=census.digest(),
             tokenizer_sha256=None if json is None else hashlib.sha256(json).hexdigest(),
+            valid_text_sha256=sha256_of(_partial(folder, VALID_TEXT)) if of_file else None,
         )
         _commit(folder, names, manifest)
     finally:
-        for name in (*names, TOKENIZER, MANIFEST):
+        for name in (*names, TOKENIZER, VALID_TEXT, MANIFEST):
             with contextlib.suppress(OSError):  # a failure to tidy must not hide why we are leaving
                 _partial(folder, name).unlink(missing_ok=True)
 
@@ -105,11 +136,21 @@ def _partial(folder: Path, name: str) -> Path:
     return folder / f".{name}.partial"
 
 
-def _tokenizer(spec: Data, corpus: Corpus, progress: Progress) -> Tokenizer:
-    if isinstance(spec.tokenizer, Bytes):
-        return ByteTokenizer()
-    sample = _sample(spec, corpus, spec.tokenizer.sample_bytes, progress)
-    return train_byte_pair(sample, spec.tokenizer.vocab_size)
+def _tokenizer(spec: Data, corpus: Corpus, progress: Progress) -> Tokenizer | FileTokenizer:
+    match spec.tokenizer:
+        case Bytes():
+            return ByteTokenizer()
+        case BytePair(vocab_size=vocab_size, sample_bytes=sample_bytes):
+            return train_byte_pair(_sample(spec, corpus, sample_bytes, progress), vocab_size)
+        case File(path=path, end=end):
+            return FileTokenizer(Path(path), end)
+
+
+def _content(tokenizer: Tokenizer | FileTokenizer) -> bytes | None:
+    """The bytes of its tokenizer.json; None where tokens are bytes."""
+    if isinstance(tokenizer, FileTokenizer):
+        return tokenizer.content
+    return tokenizer.json.encode() if isinstance(tokenizer, BytePairTokenizer) else None
 
 
 def _sample(spec: Data, corpus: Corpus, sample_bytes: int, progress: Progress) -> Iterator[bytes]:
@@ -133,22 +174,45 @@ def _documents(spec: Data, corpus: Corpus, census: Census) -> Iterator[Sorted]:
 
 
 def _write_shards(
-    spec: Data, corpus: Corpus, tokenizer: Tokenizer, folder: Path, progress: Progress
+    spec: Data, corpus: Corpus, tokenizer: Tokenizer | FileTokenizer, folder: Path, progress: Progress
 ) -> tuple[Shard, Shard, Census]:
     census = Census()
-    dtype = token_dtype(tokenizer.vocab_size)
+    dtype, separator = token_dtype(tokenizer.vocab_size), tokenizer.separator
     with (
-        ShardWriter(_partial(folder, TRAIN), dtype, SEPARATOR) as train,
-        ShardWriter(_partial(folder, VALID), dtype, SEPARATOR) as valid,
+        ShardWriter(_partial(folder, TRAIN), dtype, separator) as train,
+        ShardWriter(_partial(folder, VALID), dtype, separator) as valid,
+        _text_writer(tokenizer, folder) as write_text,
     ):
         for batch in _batches(_documents(spec, corpus, census)):
-            tokens = tokenizer.encode_batch([document.text for document in batch])
-            for writer, held_out in ((train, False), (valid, True)):
-                chosen = [k for k, document in enumerate(batch) if document.held_out == held_out]
-                writer.append([tokens[k] for k in chosen], sum(len(batch[k].text) for k in chosen))
+            texts = [document.text for document in batch if not document.held_out]
+            train.append(tokenizer.encode_batch(texts), sum(map(len, texts)))
+            texts = [document.text for document in batch if document.held_out]
+            valid.append(write_text(texts), sum(map(len, texts)))
             progress("tokens", batch[-1].position, corpus.n_bytes)
         progress("tokens", corpus.n_bytes, corpus.n_bytes)
         return train.finish(), valid.finish(), census
+
+
+@contextlib.contextmanager
+def _text_writer(tokenizer: Tokenizer | FileTokenizer, folder: Path) -> Iterator[Callable[[list[bytes]], list[Tokens]]]:
+    """Encodes held-out documents, and writes down what text each token stands for where the tokens alone do not say."""
+    if not isinstance(tokenizer, FileTokenizer):
+        yield tokenizer.encode_batch
+        return
+    path = _partial(folder, VALID_TEXT)
+    with naming(path), path.open("wb") as file:
+
+        def encode(texts: list[bytes]) -> list[Tokens]:
+            measured = tokenizer.measured_batch(texts)
+            for document in measured:
+                text = np.zeros(len(document.n_bytes), TEXT)
+                text["bytes"], text["end"][-1] = document.n_bytes, 1
+                file.write(text.tobytes())
+            return [document.tokens for document in measured]
+
+        yield encode
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _batches(documents: Iterator[Sorted]) -> Iterator[list[Sorted]]:

@@ -13,12 +13,13 @@ from typing import Any, BinaryIO, cast
 
 import msgspec
 
+from isoflop.data.spec import DOCUMENT_BYTES
+
 TEXT = (".txt", ".text", ".md", ".rst", ".py")
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = (".parquet",)
 COMPRESSION = (".gz", ".bz2", ".xz", ".zst")  # of text and JSON lines; Parquet compresses its own pages
 
-DOCUMENT_BYTES = 2**20  # a longer text file is cut into documents of at most this, at a line's end where there is one
 LINE_BYTES = 2**26  # a longer line of JSON is refused: it would have to be held in memory whole
 ROWS = 256  # of a Parquet file, read at once
 
@@ -52,21 +53,25 @@ class Place:
         return ValueError(f"{self.path}: {self.unit} {self.done + beyond}: {what}")
 
 
-def read_documents(path: Path, raw: BinaryIO, text_key: str) -> Iterator[bytes]:
-    """The documents of one file in their order, as UTF-8. `raw` is `path`, opened; its position shows progress."""
+def read_documents(path: Path, raw: BinaryIO, text_key: str, document_bytes: int = DOCUMENT_BYTES) -> Iterator[bytes]:
+    """The documents of one file in their order, as UTF-8. `raw` is `path`, opened; its position shows progress. A text
+    longer than `document_bytes` is cut into documents of at most this, at a line's end where there is one."""
     form, compression = kind(path)
     place = Place(path, "row" if form in PARQUET else "line")
     if form in PARQUET:
         return _read_parquet(raw, place, text_key)
-    return _read_stream(raw, compression, place, text_key if form in JSON_LINES else None)
+    stream = _decompressed(raw, compression)
+    if form in JSON_LINES:
+        return _told(_read_json_lines(stream, place, text_key), compression, place)
+    return _told(_read_text(stream, place, document_bytes), compression, place)
 
 
-def _read_stream(raw: BinaryIO, compression: str, place: Place, text_key: str | None) -> Iterator[bytes]:
+def _told(texts: Iterator[bytes], compression: str, place: Place) -> Iterator[bytes]:
+    """The same texts; of a decompressor's mistakes it is told where they are."""
     from lzma import LZMAError
 
     try:
-        stream = _decompressed(raw, compression)
-        yield from _read_text(stream, place) if text_key is None else _read_json_lines(stream, place, text_key)
+        yield from texts
     except (EOFError, LZMAError, zlib.error) as broken:
         raise _broken(place, compression, broken) from None
     except OSError as broken:
@@ -102,11 +107,11 @@ def _zstd(raw: BinaryIO) -> BinaryIO:
     return cast(BinaryIO, io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")))
 
 
-def _read_text(stream: BinaryIO, place: Place) -> Iterator[bytes]:
+def _read_text(stream: BinaryIO, place: Place, document_bytes: int) -> Iterator[bytes]:
     rest = stream.read(len(UTF8_BOM)).removeprefix(UTF8_BOM)
-    while block := stream.read(DOCUMENT_BYTES - len(rest)):
+    while block := stream.read(document_bytes - len(rest)):
         text = rest + block
-        cut = _cut(text) if len(text) == DOCUMENT_BYTES else len(text)
+        cut = _cut(text) if len(text) == document_bytes else len(text)
         text, rest = text[:cut], text[cut:]
         yield _checked(text, place)
         place.done += text.count(b"\n")

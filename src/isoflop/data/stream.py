@@ -72,14 +72,10 @@ def evaluation_batches(tokens: AnyTokens, context: int, batch: int, max_tokens: 
         yield _inputs_and_targets(windows[chosen[start : start + batch]])
 
 
-def evaluation_bytes(
-    tokens: AnyTokens, context: int, max_tokens: int | None, token_bytes: NDArray[np.unsignedinteger[Any]]
-) -> int:
-    """The bytes of text that the targets of `evaluation_batches` stand for: the denominator of bits per byte."""
-    n_bytes = 0
-    for _, targets in evaluation_batches(tokens, context, 256, max_tokens):
-        n_bytes += int(token_bytes[targets].sum(dtype=np.int64))
-    return n_bytes
+def evaluation_bytes(sizes: NDArray[np.unsignedinteger[Any]], context: int, max_tokens: int | None) -> int:
+    """The bytes of text that the targets of `evaluation_batches` stand for, the denominator of bits per byte, where
+    `sizes` [n] are those of each token."""
+    return sum(int(targets.sum()) for _, targets in evaluation_batches(sizes, context, 256, max_tokens))
 
 
 def bits_per_byte(nats_sum: float, n_bytes: int) -> float:

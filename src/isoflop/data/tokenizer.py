@@ -1,4 +1,5 @@
-"""Text to tokens and back, exactly: bytes, or byte-level byte pairs (Sennrich et al. 2016; Radford et al. 2019).
+"""Text to tokens and back, exactly: bytes, or byte-level byte pairs (Sennrich et al. 2016; Radford et al. 2019). Other
+models' tokenizers are in tokenizer_file.py.
 
 Token 0 ends a document in both. It stands for no byte of text (`token_bytes` 0), though predicting it costs nats:
 bits per byte is then all that a model spends on the documents and their ends, over the bytes of the documents alone,
@@ -22,7 +23,11 @@ Tokens = NDArray[np.unsignedinteger[Any]]
 
 
 class Tokenizer(Protocol):
-    """`decode(encode(text)) == text` for any UTF-8 `text` without a NUL; `encode` never gives the separator."""
+    """`decode(encode(text)) == text` for any UTF-8 `text` without a NUL; `encode` never gives the separator, which ends
+    a document, and which a text may begin after."""
+
+    separator: int
+    begin: int
 
     @property
     def vocab_size(self) -> int: ...
@@ -50,6 +55,7 @@ class ByteTokenizer:
     """One token a byte."""
 
     vocab_size = N_BYTES
+    separator = begin = SEPARATOR
 
     @cached_property
     def token_bytes(self) -> NDArray[np.uint32]:
@@ -72,6 +78,8 @@ class ByteTokenizer:
 
 class BytePairTokenizer:
     """Byte pairs from `json`, the content of a `tokenizer.json` as the tokenizers library writes it."""
+
+    separator = begin = SEPARATOR
 
     def __init__(self, json: str) -> None:
         import tokenizers
@@ -100,7 +108,7 @@ class BytePairTokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[bytes]) -> list[Tokens]:
-        encodings = self._inner.encode_batch_fast([_decoded(text) for text in texts], add_special_tokens=False)
+        encodings = self._inner.encode_batch_fast([decoded(text) for text in texts], add_special_tokens=False)
         return [np.array(encoding.ids, self._dtype) for encoding in encodings]
 
     def decode(self, tokens: Sequence[int] | NDArray[np.integer[Any]]) -> bytes:
@@ -140,11 +148,12 @@ def byte_alphabet() -> list[str]:
     return [chr(byte if byte in printable else next(spare)) for byte in range(N_BYTES)]
 
 
-def _decoded(text: bytes) -> str:
+def decoded(text: bytes) -> str:
+    """The characters of a text. Raises ValueError."""
     try:
         return text.decode()
     except UnicodeDecodeError as wrong:
-        raise ValueError(f"text is not UTF-8 at byte {wrong.start}; byte pairs are of UTF-8 text") from None
+        raise ValueError(f"text is not UTF-8 at byte {wrong.start}; tokens are of UTF-8 text") from None
 
 
 def _checked_ids(tokens: Sequence[int] | NDArray[np.integer[Any]], vocab_size: int) -> NDArray[np.int64]:

@@ -35,8 +35,9 @@ def open_checkpoint(path: Path, dtype: str | None, device: str | None = None) ->
 def _vocab_size(folder: Path) -> int:
     from isoflop.architecture import Decoder
     from isoflop.architecture.files import from_dict
+    from isoflop.data.plain_json import read_json
     from isoflop.weights.checkpoint import ARCHITECTURE, is_checkpoint
-    from isoflop.weights.folder import inside, read_json
+    from isoflop.weights.folder import inside
     from isoflop.weights.hugging_face import HuggingFaceFolder
 
     if is_checkpoint(folder):

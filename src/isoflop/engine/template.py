@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from isoflop.weights.folder import inside, read_json
+from isoflop.data.plain_json import read_json
+from isoflop.weights.folder import inside
 
 FILE = "chat_template.jinja"
 CONFIG = "tokenizer_config.json"
@@ -26,11 +27,12 @@ START_S = 30.0  # for the process to start
 PLAIN_STOPS = ("\nUser:",)
 
 
-class Message(msgspec.Struct, frozen=True):
-    """One turn of a conversation."""
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One turn of a conversation. `name`: of the speaker, for templates that tell it."""
 
     role: str
     content: str
+    name: str | None = None
 
 
 class Template:
@@ -49,6 +51,8 @@ class Template:
         if not messages:
             raise ValueError("messages: there are none; a conversation has at least one")
         if self.source is None:
+            if any(message.name is not None for message in messages):
+                raise ValueError("name: this model has no chat template of its own that could tell it")
             return "".join(f"{m.role.capitalize()}: {m.content.strip()}\n\n" for m in messages) + "Assistant:"
         turns = [msgspec.to_builtins(message) for message in messages]
         variables = self._variables | {"messages": turns, "add_generation_prompt": True}

@@ -4,18 +4,20 @@ Nothing here is executed or fetched. Byte-level vocabularies (Radford et al. 201
 those of SentencePiece (spaces as U+2581, bytes as <0xNN>) are read from tokenizer.json; a model of bytes needs no file.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from isoflop.data.spec import N_BYTES
 from isoflop.data.tokenizer import ByteTokenizer, byte_alphabet
-from isoflop.engine.tame import require_tame
-from isoflop.weights.checkpoint import RECORD, is_checkpoint
-from isoflop.weights.folder import inside, read_json
+from isoflop.data.tokenizer_file import open_tokenizer, told
+from isoflop.weights.folder import inside
+from isoflop.weights.special_tokens import special_tokens
 
 TOKENIZER = "tokenizer.json"
 SPACE = "\u2581"
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
 class Inner(Protocol):
@@ -68,7 +70,7 @@ class Vocabulary:
 def open_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
     """The vocabulary that lies beside a model's weights. Raises ValueError naming the file where there is none, it is
     damaged, or of a kind that is not read."""
-    marks = _special_tokens(folder)
+    marks = special_tokens(folder)
     if not (folder / TOKENIZER).exists():
         if vocab_size != N_BYTES:
             raise ValueError(f"{folder}: has no {TOKENIZER}, and its {vocab_size} tokens are not bytes")
@@ -97,21 +99,12 @@ class _File:
         try:
             tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=whole).ids
         except BaseException as error:
-            raise _told(error, "the tokenizer failed at this text") from None
+            raise told(error, "the tokenizer failed at this text") from None
         return tokens
 
 
 def _from_file(file: Path, vocab_size: int, marks: dict[str, list[int]]) -> Vocabulary:
-    import tokenizers
-
-    described = read_json(file)
-    require_tame(described, file)
-    try:
-        tokenizer = tokenizers.Tokenizer.from_str(file.read_text())
-    except BaseException as error:
-        raise _told(error, f"{file}: is not a tokenizer") from None
-    tokenizer.no_padding()  # a text is what it is, and not filled up to a trillion tokens
-    tokenizer.no_truncation()
+    _, described, tokenizer = open_tokenizer(file)
     to_bytes, strips = _reader(described.get("decoder"), file)
     added = tokenizer.get_added_tokens_decoder()
     marking = {token: added[token].content for token in added if added[token].special}
@@ -122,13 +115,6 @@ def _from_file(file: Path, vocab_size: int, marks: dict[str, list[int]]) -> Voca
     special = {name: token for token, name in marking.items()}
     ends = tuple(token for token in marks.get("eos_token_id", []) if token < vocab_size)
     return Vocabulary(_File(tokenizer), pieces, special, ends, _first(marks, "bos_token_id"), strips)
-
-
-def _told(error: BaseException, what: str) -> BaseException:
-    """The library raises Exception itself, and panics of its own that are none; what is not its own passes."""
-    if type(error) is not Exception and type(error).__name__ != "PanicException":
-        return error
-    return ValueError(f"{what}: {str(error)[:200]}")
 
 
 def _reader(decoder: Any, file: Path) -> tuple[Any, bool]:
@@ -145,26 +131,9 @@ def _reader(decoder: Any, file: Path) -> tuple[Any, bool]:
 
 
 def _sentence_piece(word: str) -> bytes:
-    if len(word) == 6 and word.startswith("<0x") and word.endswith(">"):
-        return bytes([int(word[3:5], 16)])
+    if _BYTE.fullmatch(word):
+        return bytes.fromhex(word[3:5])
     return word.replace(SPACE, " ").encode()
-
-
-def _special_tokens(folder: Path) -> dict[str, list[int]]:
-    """Ids of the tokens that begin and end a text, from the checkpoint and from generation_config.json, which adds the
-    ends of a turn."""
-    record = read_json(inside(folder, RECORD if is_checkpoint(folder) else "config.json"))
-    sources = [record.get("special_tokens", {}) if is_checkpoint(folder) else record]
-    if (folder / "generation_config.json").exists():
-        sources.append(read_json(inside(folder, "generation_config.json")))
-    found: dict[str, list[int]] = {}
-    for source in sources:
-        for key in ("bos_token_id", "eos_token_id"):
-            value = source.get(key) if isinstance(source, dict) else None
-            for token in value if isinstance(value, list) else [value]:
-                if isinstance(token, int) and not isinstance(token, bool) and token >= 0:
-                    found.setdefault(key, []).append(token)
-    return {key: list(dict.fromkeys(tokens)) for key, tokens in found.items()}
 
 
 def _first(marks: dict[str, list[int]], key: str) -> int | None:

@@ -15,7 +15,7 @@ from isoflop.data.dataset import Dataset
 from isoflop.data.stream import BatchStream
 from isoflop.evaluate.curve import Curve, Kind, LossByPosition, Sample, Tuning
 from isoflop.evaluate.position import losses_by_position, losses_in_own_context
-from isoflop.evaluate.windows import document_windows
+from isoflop.evaluate.windows import held_out
 from isoflop.model import DecoderModel
 from isoflop.train.extend import FineTuning, carried, fine_tune
 from isoflop.weights.load import load
@@ -57,9 +57,10 @@ def extend(
     """Extend, fine-tune if asked, and measure everything on the same windows. Raises ValueError for what cannot be
     extended or compared, Diverged."""
     decoders = {method: extended(model.decoder, question.context, method) for method in question.methods}
-    windows = document_windows(dataset.valid, question.context, question.eval_tokens)
+    places = held_out(dataset, question.context, question.eval_tokens)
+    windows = places.windows(dataset.valid)
     others = [_other(path, model.decoder, question.context) for path in question.beside]
-    border, bytes_WT = model.decoder.max_context, dataset.token_bytes[windows.tokens[:, 1:]]
+    border, bytes_WT = model.decoder.max_context, dataset.valid_bytes[places.tokens[:, 1:]]
     measure = _Measure(Sample(windows.documents, bytes_WT, border), windows.tokens, model, watch)
     measure.add(UNTOUCHED, "untouched", model)
     for method, decoder in decoders.items():

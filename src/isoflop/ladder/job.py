@@ -16,7 +16,6 @@ from typing import Any
 
 from isoflop.data.dataset import Dataset
 from isoflop.data.stream import BatchStream, bits_per_byte, evaluation_batches, evaluation_bytes
-from isoflop.data.tokenizer import SEPARATOR
 from isoflop.ladder.curve import Curve
 from isoflop.ladder.messages import Progress
 from isoflop.ladder.plan import Job, PlannedRun
@@ -159,7 +158,7 @@ class JobRunner:
             raise Diverged(
                 f"the validation loss was {nats:.4g} nats a token, no better than guessing ({self.guessing:.4g})"
             )
-        n_bytes = evaluation_bytes(valid, job.context, job.eval_tokens, self.dataset.token_bytes)
+        n_bytes = evaluation_bytes(self.dataset.valid_bytes, job.context, job.eval_tokens)
         n_tokens = min(job.eval_tokens, len(valid) - 1) // job.context * job.context
         return Result(
             run=run.run,
@@ -183,7 +182,8 @@ class JobRunner:
         """Leave the final weights; before the result, so that a finished target has them."""
         folder = self.folder / MODELS / run.run
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed before it wrote the result
-        special = {"bos_token_id": SEPARATOR, "eos_token_id": SEPARATOR}
+        tokenizer = self.dataset.tokenizer
+        special = {"bos_token_id": tokenizer.begin, "eos_token_id": tokenizer.separator}
         origin = f"run {run.run}: {run.family}, d_model {run.d_model}, {run.tokens} tokens"
         save_model(folder, self.trainer.model, origin, self.dataset.folder, special)
 

@@ -13,9 +13,8 @@ import tomli_w
 
 from isoflop.atomic import sweep, write_atomically
 from isoflop.data.corpus import find_corpus
-from isoflop.data.dataset import Dataset, intact, read_manifest
-from isoflop.data.prepare import prepare
-from isoflop.data.spec import N_BYTES, Bytes
+from isoflop.data.dataset import Dataset
+from isoflop.data.prepare import is_prepared, planned_vocab_size, prepare
 from isoflop.ladder.collect import collect
 from isoflop.ladder.design import data_warnings
 from isoflop.ladder.execute import JobFailure, execute
@@ -85,19 +84,9 @@ def run_study(study: Study, folder: Path, display: Display) -> Outcome:
 
 def check_study(study: Study, folder: Path) -> None:
     """Raises ValueError for what can be told wrong before anything is written: sizes, budgets, a source of no text."""
-    tokenizer = study.data.tokenizer
-    make_plan(study, N_BYTES if isinstance(tokenizer, Bytes) else tokenizer.vocab_size, "", this_machine())
-    if not is_prepared(study, folder):
+    make_plan(study, planned_vocab_size(study.data), "", this_machine())
+    if not is_prepared(study.data, folder / "data"):
         find_corpus(study.data)
-
-
-def is_prepared(study: Study, folder: Path) -> bool:
-    """Whether the study's token shards lie whole in its folder."""
-    try:
-        manifest = read_manifest(folder / "data")
-    except ValueError:
-        return False
-    return manifest.spec == study.data and intact(folder / "data", manifest)
 
 
 def _require_training(device: str) -> None:

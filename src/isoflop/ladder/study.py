@@ -9,7 +9,8 @@ import msgspec
 from isoflop.architecture import Family
 from isoflop.architecture.base import Description, require_positive
 from isoflop.architecture.files import load_toml
-from isoflop.data.spec import Data
+from isoflop.data.corpus import STDLIB
+from isoflop.data.spec import Data, File
 from isoflop.train.optimizer import AdamW, Optimizer
 from isoflop.train.rules import Rule
 from isoflop.train.schedule import WarmupStableDecay
@@ -162,13 +163,20 @@ class Study(Description, frozen=True):
 
 
 def load_study(path: Path) -> Study:
-    """Read a study file. A relative data source is looked up beside it. Raises ValueError naming file and key."""
+    """Read a study file. A relative data source or tokenizer is looked up beside it. Raises ValueError naming file and
+    key."""
     study = load_toml(path, Study)
-    source = study.data.source
-    if source == "stdlib" or Path(source).is_absolute():
-        return study
-    data = msgspec.structs.replace(study.data, source=str((path.parent / source).resolve()))
+    data = study.data
+    if data.source != STDLIB:
+        data = msgspec.structs.replace(data, source=_beside(path, data.source))
+    if isinstance(data.tokenizer, File):
+        found = msgspec.structs.replace(data.tokenizer, path=_beside(path, data.tokenizer.path))
+        data = msgspec.structs.replace(data, tokenizer=found)
     return msgspec.structs.replace(study, data=data)
+
+
+def _beside(path: Path, name: str) -> str:
+    return name if Path(name).is_absolute() else str((path.parent / name).resolve())
 
 
 def _require_list(name: str, values: list[int] | list[float]) -> None:

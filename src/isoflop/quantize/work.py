@@ -11,7 +11,7 @@ from torch import Tensor
 from isoflop.data.dataset import Dataset
 from isoflop.data.stream import BatchStream
 from isoflop.evaluate.extension import Watch
-from isoflop.evaluate.windows import Windows, document_windows
+from isoflop.evaluate.windows import Windows, held_out
 from isoflop.model import DecoderModel
 from isoflop.model.quantized import Format, QuantizedWeight
 from isoflop.quantize.aware import train_aware
@@ -66,7 +66,7 @@ def quantize(
 ) -> Quantized:
     """Quantize in every way asked for, and measure. Raises ValueError for what cannot be, Diverged."""
     require_plain(model, question.model)
-    windows = document_windows(dataset.valid, question.context, question.eval_tokens)
+    windows = held_out(dataset, question.context, question.eval_tokens).windows(dataset.valid)
     text = calibration_text(dataset, question)
     original = read(model, windows, watch.stage("loss of the original"))
     plain = copy.deepcopy(model)

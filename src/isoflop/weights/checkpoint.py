@@ -19,10 +19,11 @@ from torch import Tensor
 
 from isoflop.architecture import Decoder
 from isoflop.architecture.files import from_dict
+from isoflop.data.plain_json import read_json
 from isoflop.model import DecoderModel
 from isoflop.model.quantized import QuantizedWeight
 from isoflop.weights.convert import check_names, fill, main_dtype, our_form, our_shapes, require_size
-from isoflop.weights.folder import DTYPES, TensorFolder, inside, read_json, sha256_of
+from isoflop.weights.folder import DTYPES, TensorFolder, inside, sha256_of
 from isoflop.weights.quantized import (
     QUANTIZATION,
     Matrix,

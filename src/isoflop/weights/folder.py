@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,11 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from isoflop.data.plain_json import MOST_TOLD, no_key_twice, read_json
+
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-MOST_JSON = 100_000_000  # bytes; the safetensors library allows headers of as many
 MOST_NAME = 255  # bytes of a file's name
-MOST_TOLD = 300  # characters of a library's words, which may repeat what a file says
 CHUNK = 1 << 18  # elements looked at at once: what is made of them on the way is no larger than a cache
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -27,9 +26,6 @@ CODES = {
     "I32": torch.int32,
     "I64": torch.int64,
 }  # of quantized weights, read only where there are
-
-
-_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class Entry(NamedTuple):
@@ -122,28 +118,6 @@ def _encodes(name: str) -> bool:
         return False
 
 
-def read_json(path: Path) -> Any:
-    """Plain data from a JSON file. Raises ValueError naming the file where it is too large, not JSON, or says a key
-    twice."""
-    if path.stat().st_size > MOST_JSON:
-        raise ValueError(f"{path}: {path.stat().st_size} bytes; at most {MOST_JSON} are read")
-    content = path.read_bytes()
-    try:
-        found = json.loads(content, object_pairs_hook=_no_key_twice)
-        if _HALF_CHARACTER.search(content):  # two that belong together are a character, one alone is no text
-            json.dumps(found, ensure_ascii=False).encode()
-        return found
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: is not valid JSON: {str(error)[:MOST_TOLD]}") from None
-
-
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) < len(keys):
-        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)[:80]}' occurs twice")
-    return dict(pairs)
-
-
 def _files(folder: Path) -> dict[Path, set[str] | None]:
     """The files to read, and the names that an index promises in each, where there is one."""
     if not folder.is_dir():
@@ -177,7 +151,7 @@ def _header(file: Path, kinds: dict[str, torch.dtype]) -> dict[str, Entry]:
             pass
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
-            header = json.loads(opened.read(length), object_pairs_hook=_no_key_twice)
+            header = json.loads(opened.read(length), object_pairs_hook=no_key_twice)
     except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{file}: is not a valid safetensors file: {str(error)[:MOST_TOLD]}") from None
     tensors = {name: spec for name, spec in header.items() if name != "__metadata__"}

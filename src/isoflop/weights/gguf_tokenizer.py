@@ -4,9 +4,10 @@ only tokenizers whose rule is known by name are written."""
 from pathlib import Path
 from typing import Any
 
+from isoflop.data.plain_json import read_json
 from isoflop.data.tokenizer import SEPARATOR_TEXT
 from isoflop.weights.checkpoint import Checkpoint
-from isoflop.weights.folder import inside, read_json
+from isoflop.weights.folder import inside
 
 TOKENIZER = "tokenizer.json"
 # Byte-level pre-tokenizers by the pattern they split with, and llama.cpp's name of the rule. None: GPT-2's own.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from isoflop.architecture import Decoder
 from isoflop.architecture.hugging_face import from_hugging_face, nearest
+from isoflop.data.plain_json import read_json
 from isoflop.model import DecoderModel
 from isoflop.model.quantized import QuantizedWeight
 from isoflop.weights.checkpoint import Checkpoint, Codes, write_checkpoint
@@ -24,7 +25,7 @@ from isoflop.weights.convert import (
     to_theirs,
 )
 from isoflop.weights.families import ARCHITECTURES, Names, links_of, names_of
-from isoflop.weights.folder import TensorFolder, inside, read_json
+from isoflop.weights.folder import TensorFolder, inside
 from isoflop.weights.folding import Folded
 from isoflop.weights.link import Link
 from isoflop.weights.packed import PackedFolder, layout_of, matrix_from

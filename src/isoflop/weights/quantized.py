@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isoflop.data.plain_json import read_json
 from isoflop.model import DecoderModel
 from isoflop.model.experts import MixtureOfExperts
 from isoflop.model.linear import Linear
@@ -33,7 +34,6 @@ from isoflop.model.quantized import (
     pack_halves,
     unpack_halves,
 )
-from isoflop.weights.folder import read_json
 from isoflop.weights.link import Shape
 from isoflop.weights.writer import Form
 
