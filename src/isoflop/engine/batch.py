@@ -23,7 +23,6 @@ from isoflop.model import DecoderModel
 from isoflop.model.kernels.paged import KINDS, available
 from isoflop.model.packed import Packed
 
-SHORT = 8  # new tokens of a sequence that meet their pages in place
 Paged = PagedKeyValues | PagedLatents | PagedHyena
 Slotted = Slots | PagedHyena
 
@@ -49,14 +48,14 @@ class Memory:
     def __init__(self, model: DecoderModel, plan: Plan, dtype: str, rest: str) -> None:
         self.model, self.plan, self.dtype, self.rest = model, plan, dtype, rest
         self.device = model.embedding.device
-        self.lanes = [Lanes() for _ in plan.groups]
+        in_place = self.device.type == "cpu" and dtype in KINDS and available()
+        self.lanes = [Lanes(in_place) for _ in plan.groups]
         self.strands = Strands()
         group_of = {layer: g for g, group in enumerate(plan.groups) for layer in group.layers}
         self.layers = [self._layer(i, group_of.get(i)) for i in range(len(model.layers))]
         self._paged = {i: x for i, x in enumerate(self.layers) if isinstance(x, Paged)}
         self._slotted = [x for x in self.layers if isinstance(x, Slotted)]
         self._runs: dict[DecoderModel, Runs] = {}
-        self._in_place = self.device.type == "cpu" and dtype in KINDS and available()
 
     @property
     def nbytes(self) -> int:
@@ -135,7 +134,7 @@ class Memory:
                 (self.strands.singles if work.n_tokens == 1 else self.strands.others).append(strand)
             begin = end
         for shared, own in zip(self.lanes, lanes, strict=True):
-            shared.fill(own, SHORT if self._in_place else 0)
+            shared.fill(own)
         self.strands.at_N = self._tensor([strand.slot for strand in self.strands.singles])
 
     def _turns(self, works: Many[Work], positions_T: Tensor) -> list[tuple[Tensor, Tensor]]:

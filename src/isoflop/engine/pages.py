@@ -1,9 +1,9 @@
 """Paged keys and values, or latents, of one layer. T packed token of the step, N token of a short lane, S token of one
 sequence within reach, H query head, K key/value head, D d_head, E width of values, L width of a latent.
 
-Layers of one group share where things lie: `Lanes` says it for the step, and is filled anew before each forward. Few
-new tokens of a sequence, as in decoding, meet its pages in place, in one call of a kernel for all sequences; many are
-worth a copy of their past into one piece, and the kernel of whole sequences.
+Layers of one group share where things lie: `Lanes` says it for the step, and is filled anew before each forward. Where
+our kernel runs, one call of it stores all that is new and mixes what each token sees; else, and for the many new tokens
+of a latent's sequence, what a sequence sees is copied into one piece.
 """
 
 from array import array
@@ -23,6 +23,8 @@ from isoflop.model.rope import Turns, rotate
 
 if TYPE_CHECKING:
     from isoflop.model.latent import LatentAttention
+
+SHORT = 8  # new tokens of a sequence that meet their pages one by one
 
 
 @dataclass
@@ -53,17 +55,20 @@ class Lane:
 
 @dataclass
 class Lanes:
-    """Of a step: the sequences' lanes, of which the first `n_short` rows are met in place."""
+    """Of a step: the sequences' lanes. Where our kernel runs (`in_place`), the first `n_short` rows are those of lanes
+    of few tokens, which it takes one by one."""
 
+    in_place: bool = False
     lanes: list[Lane] = field(default_factory=list)
     n_short: int = 0
 
-    def fill(self, lanes: list[Lane], most: int) -> None:
-        """For a new step: lanes of at most `most` tokens are short; they come first."""
+    def fill(self, lanes: list[Lane]) -> None:
+        """For a new step; lanes of few tokens come first."""
         self.lanes = lanes
-        self.n_short = max((lane.end for lane in lanes if lane.end - lane.begin <= most), default=0)
-        self.__dict__.pop("where_N2", None)
-        self.__dict__.pop("at_T", None)
+        few = [lane.end for lane in lanes if self.in_place and lane.end - lane.begin <= SHORT]
+        self.n_short = max(few, default=0)
+        for name in ("where_N2", "lanes_L4", "at_T"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def where_N2(self) -> "np.ndarray[Any, np.dtype[np.int64]]":
@@ -74,7 +79,13 @@ class Lanes:
             if lane.begin < self.n_short
             for i in range(lane.end - lane.begin)
         ]
-        return np.array(rows, dtype=np.int64)
+        return np.array(rows, dtype=np.int64).reshape(-1, 2)
+
+    @cached_property
+    def lanes_L4(self) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        """Of each long lane, the address of its sequence's table, its position, its first row and the one after it."""
+        rows = [(lane.table.buffer_info()[0], lane.position, lane.begin, lane.end) for lane in self.long]
+        return np.array(rows, dtype=np.int64).reshape(-1, 4)
 
     @cached_property
     def at_T(self) -> Tensor:
@@ -99,17 +110,14 @@ class PagedKeyValues:
         self, q_1THD: Tensor, k_1TKD: Tensor, v_1TKD: Tensor, options: Options, turns: Turns | None = None
     ) -> Tensor:
         """Keep the new tokens' keys and values, and mix what each token may see, [1, T, H, D]."""
-        n, parts = self.lanes.n_short, []
-        if n:
-            where, width = self.lanes.where_N2, v_1TKD.shape[3]
-            mixed = paged_attention(q_1THD, k_1TKD, v_1TKD, where, self.size, *self._stored, width, options, turns)
-            parts.append(mixed if q_1THD.dtype is mixed.dtype else mixed.to(q_1THD.dtype))
-        if n < q_1THD.shape[1]:
-            q, k = (x if turns is None else rotate(x, *turns) for x in (q_1THD, k_1TKD))
-            self.keys.write(self.lanes.at_T[n:], k[0, n:])
-            self.values.write(self.lanes.at_T[n:], v_1TKD[0, n:])
-            parts += [self._one(q, lane, options) for lane in self.lanes.long]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        if self.lanes.in_place:
+            places, width = self.lanes, v_1TKD.shape[3]
+            rows = q_1THD, k_1TKD, v_1TKD, places.where_N2, self.size, *self._stored, width, options, turns
+            return paged_attention(*rows, places.lanes_L4).to(q_1THD.dtype)
+        q, k = (x if turns is None else rotate(x, *turns) for x in (q_1THD, k_1TKD))
+        self.keys.write(self.lanes.at_T, k[0])
+        self.values.write(self.lanes.at_T, v_1TKD[0])
+        return torch.cat([self._one(q, lane, options) for lane in self.lanes.lanes], dim=1)
 
     def _one(self, q_1THD: Tensor, lane: Lane, o: Options) -> Tensor:
         q = q_1THD[:, lane.begin : lane.end]

@@ -77,14 +77,19 @@ class Runs:
         self._make()
 
     def begin(self, newest: int) -> "Runs | None":
-        """Self, where this step's tokens are all met in place. `newest`: the arrival of the last request to come: with
+        """Self, where our kernel keeps keys and values. `newest`: the arrival of the last request to come: with
         each new one it is seen whether anything has changed (asked every step, that would take a thirtieth of it)."""
         if newest != self._newest and not self._marks.fresh:
             self._make()
         self._newest = newest
-        if not self._runs or any(group.lanes[-1].end != group.n_short for group in self.groups):
+        if not self._runs or not all(group.in_place for group in self.groups):
             return None
-        self._where = [group.where_N2.ctypes.data for group in self.groups]
+        sizes = [(group.n_short, len(group.lanes_L4)) for group in self.groups]  # the same of every group
+        self._places = kernels.Places(
+            [group.where_N2.ctypes.data for group in self.groups],
+            [group.lanes_L4.ctypes.data for group in self.groups],
+            *(sizes[0] if sizes else (0, 0)),
+        )
         return self
 
     def forward(self, i: int, x_1TM: Tensor, turns: Sequence[tuple[Tensor, Tensor]]) -> int:
@@ -92,7 +97,7 @@ class Runs:
         run = self._runs.get(i)
         if run is None or x_1TM.shape[1] > run.most or x_1TM.dtype is not torch.float32 or not unrecorded(x_1TM):
             return i
-        kernels.run(run.layers, run.n, x_1TM[0], self._where, turns)
+        kernels.run(run.layers, run.n, x_1TM[0], self._places, turns)
         return run.end
 
     def _make(self) -> None:

@@ -2,84 +2,32 @@
 // 2018; Dao et al. 2022, 2023: the backward recomputes the probabilities from the saved logarithm of their sum).
 //
 // B batch, T query, S key, H query head, K key/value head, D width of queries and keys, E width of values.
-// A block is 64 queries. Scores lie transposed, P[key][query]: lanes are queries, so maxima, sums and masks need no
-// step across lanes, and the other products read P one element at a time, which no layout makes slow. Rows are copied
-// next to each other (and padded to whole vectors) first: strided rows of several heads evict each other from the
-// cache. Everything is in powers of two: log2(e) is folded into the scale, and `lse` is log2 of the softmax's
-// denominator. No sum depends on the number of threads.
+// Blocks and the order of scores are blocked.h's. Rows are copied next to each other (and padded to whole vectors)
+// first: strided rows of several heads evict each other from the cache. No sum depends on the number of threads.
 
+#include "blocked.h"
 #include "one_query.h"
 
-constexpr int64_t KB = 64;        // keys of a block
-constexpr int64_t CHUNK = 1024;   // queries of a forward task
-
-struct Block {  // QB queries: `n` of them there, the first at `position`; keys by their absolute place
-    int64_t position, n;
-    int64_t first[QV], end[QV];  // keys that a vector of queries sees, rounded to whole panels
-
-    Block(const Scores& scores, int64_t position, int64_t n) : position(position), n(n) {
-        constexpr int64_t GROUP = L > PANEL ? L : PANEL;  // queries that one register tile reads have keys in common
-        for (int v = 0; v < QV; ++v) {
-            int64_t low = down(v * L, GROUP);
-            first[v] = low < n ? down(scores.first_key(position + low), PANEL) : 0;
-            end[v] = low < n ? up(position + std::min(n, low + GROUP), PANEL) : 0;
-        }
-    }
-    int64_t last_end() const { return up(position + n, PANEL); }
-    bool sees(int v, int64_t key) const { return first[v] <= key && key < end[v]; }
-};
-
-// Whether a tile's scores are the products as they are: nothing to cap, and every query sees every key.
-template <int V>
-static INLINE bool is_plain(const Scores& s, const Block& block, int64_t key, int v) {
-    int64_t low = block.position + v * L;
-    return s.plain && key + PANEL - 1 <= low && low + V * L <= s.end_position(key);
-}
-
-// The scores of PANEL keys from `key` on with the queries of V vectors from v on, out of their products; in place,
-// [key][query]. With a cap, `bend` gets its derivative if asked.
-template <int V>
-static __attribute__((noinline)) void finish_scores(float* tile, float* bend, const Scores& s, const Block& block,
-                                                    int64_t key, int v) {
-    Ints lane;
-    for (int i = 0; i < L; ++i) lane[i] = i;
-    for (int i = 0; i < PANEL; ++i) {
-        int32_t ahead = static_cast<int32_t>(block.position + v * L - key - i);  // of the first query before the key
-        int32_t length = static_cast<int32_t>(std::min<int64_t>(s.end_position(key + i) - key - i, 1 << 30));
-        for (int w = 0; w < V; ++w) {
-            int place = i * QB + w * L;
-            Ints distance = lane + (ahead + w * L);
-            Vec x = at(tile + place);
-            if (s.cap != 0) {
-                x = tanh(x);
-                if (bend) put(bend + place, 1.0f - x * x);
-                x *= s.cap;
-            }
-            if (s.slope != 0) x -= s.slope * __builtin_convertvector(distance, Vec);
-            put(tile + place, (distance >= 0) & (distance < length) ? x : splat(MASKED));
-        }
-    }
-}
+constexpr int64_t CHUNK = 1024;  // queries of a forward task
 
 // ---- forward
 
 struct Forward {
     const Call& c;
+    Queries queries;
     int64_t D16, E16, capacity;  // padded widths; keys
     Scratch memory;
-    float *k, *v, *qT, *p, *out;
+    float *k, *v;
 
     Forward(const Call& c)
         : c(c),
-          D16(up(c.D, L)),
-          E16(up(c.E, L)),
+          queries(c),
+          D16(queries.D16),
+          E16(queries.E16),
           capacity(up(std::min(c.start + c.T, std::min(c.T, CHUNK) + std::min(c.window, c.chunk)), PANEL) + PANEL),
-          memory(capacity * (D16 + E16) + QB * (D16 + E16 + KB)),
+          memory(capacity * (D16 + E16)),
           k(memory.take(capacity * D16)),
-          v(memory.take(capacity * E16)),
-          qT(memory.take(QB * D16)),
-          p(memory.take(QB * KB)),
-          out(memory.take(QB * E16)) {}
+          v(memory.take(capacity * E16)) {}
 
     // The heads of one key/value head, for at most CHUNK queries
     void task(int64_t batch, int64_t kv, int64_t t0, int64_t t1) {
@@ -88,89 +36,10 @@ struct Forward {
         copy_rows(v, E16, c.vs.at(c.v, batch, base, kv), c.vs.row, keys, c.E);
         memset(k + keys * D16, 0, 4 * (up(keys, PANEL) - keys) * D16);
         for (int64_t head = kv * (c.H / c.K); head < (kv + 1) * (c.H / c.K); ++head)
-            for (int64_t t = t0; t < t1; t += QB) queries(batch, head, t, std::min<int64_t>(QB, t1 - t), base);
-    }
-
-    void queries(int64_t batch, int64_t head, int64_t t, int64_t n, int64_t base) {
-        Scores s(c, head);
-        Block block(s, c.start + t, n);
-        copy_transposed(qT, nullptr, D16, c.qs.at(c.q, batch, t, head), c.qs.row, n, c.D, s.scale);
-        memset(out, 0, 4 * QB * E16);
-        Vec top[QV], sum[QV];  // a sink is a key without a value, seen first
-        for (int w = 0; w < QV; ++w) {
-            top[w] = splat(c.sinks ? c.sinks[head] * LOG2E : MASKED);
-            sum[w] = splat(c.sinks ? 1.0f : 0.0f);
-        }
-        for (int64_t key = block.first[0]; key < block.last_end(); key += KB) {
-            int64_t end = std::min(key + KB, block.last_end());
-            alignas(64) float shrink[QB];
-            softmax(s, block, key, end, base, top, sum, shrink);
-            for (int64_t r = 0; r < n; r += PANEL) {
-                int64_t from = std::max(key, s.first_key(block.position + r));
-                int64_t to = std::min(end, block.position + std::min<int64_t>(r + PANEL, n));
-                const float *weights = p + (from - key) * QB + r, *values = v + (from - base) * E16;
-                if (from < to) add_products<QB, 1>(out + r * E16, weights, values, E16, to - from, shrink + r);
-            }
-        }
-        alignas(64) float lse[QB], inverse[QB];
-        for (int w = 0; w < QV; ++w) {
-            put(lse + w * L, top[w] + log2(sum[w]));
-            put(inverse + w * L, 1.0f / sum[w]);
-        }
-        memcpy(c.lse + (batch * c.H + head) * c.T + t, lse, 4 * n);
-        for (int64_t i = 0; i < n; ++i)
-            write_rows(c.out + ((batch * c.T + t + i) * c.H + head) * c.E, 0, out + i * E16, 0, 1, c.E, inverse[i]);
-    }
-
-    // p[key][query] = 2^(score - top) for the new top; what was summed before must shrink to it
-    void softmax(const Scores& s, const Block& block, int64_t begin, int64_t end, int64_t base, Vec (&top)[QV],
-                 Vec (&sum)[QV], float* shrink) {
-        Vec most[QV];
-        for (int w = 0; w < QV; ++w) most[w] = top[w];
-        for (int w = 0; w < QV; w += DOT_VECTORS)
-            for (int64_t key = begin; key < end; key += PANEL) {
-                bool all = true;
-                for (int i = 0; i < DOT_VECTORS; ++i) all = all && block.sees(w + i, key);
-                if (all)
-                    scores<DOT_VECTORS>(s, block, begin, key, base, w, most);
-                else
-                    for (int i = 0; i < DOT_VECTORS; ++i)
-                        if (block.sees(w + i, key)) scores<1>(s, block, begin, key, base, w + i, most);
-            }
-        for (int w = 0; w < QV; ++w) {
-            Vec less = exp2(top[w] - most[w]), total = sum[w] * less;
-            put(shrink + w * L, less);
-            float* column = p + w * L;
-            for (int64_t key = std::max(begin, block.first[w]); key < std::min(end, block.end[w]); key += 2) {
-                float* at_key = column + (key - begin) * QB;
-                Vec a = exp2(at(at_key) - most[w]), b = exp2(at(at_key + QB) - most[w]);
-                put(at_key, a);
-                put(at_key + QB, b);
-                total += a + b;
-            }
-            sum[w] = total;
-            top[w] = most[w];
-        }
-    }
-
-    template <int V>
-    INLINE void scores(const Scores& s, const Block& block, int64_t begin, int64_t key, int64_t base, int w,
-                       Vec (&most)[QV]) {
-        float* tile = p + (key - begin) * QB + w * L;
-        Vec sums[PANEL][V];
-        dot_tile<V>(sums, k + (key - base) * D16, D16, qT + w * L, c.D);
-        store_tile<V>(tile, sums);
-        bool plain = is_plain<V>(s, block, key, w);
-        if (!plain) finish_scores<V>(tile, nullptr, s, block, key, w);
-        UNROLL for (int v = 0; v < V; ++v) {
-            Vec m = most[w + v];
-            if (plain) {
-                UNROLL for (int i = 0; i < PANEL; ++i) m = larger(m, sums[i][v]);
-            } else {
-                UNROLL for (int i = 0; i < PANEL; ++i) m = larger(m, at(tile + i * QB + v * L));
-            }
-            most[w + v] = m;
-        }
+            for (int64_t t = t0; t < t1; t += QB)
+                queries.block(head, {k, v, base}, c.start + t, std::min<int64_t>(QB, t1 - t),
+                              c.qs.at(c.q, batch, t, head), c.qs.row, c.out + ((batch * c.T + t) * c.H + head) * c.E,
+                              c.H * c.E, c.lse + (batch * c.H + head) * c.T + t);
     }
 };
 

@@ -1,4 +1,4 @@
-"""Decoder layers over a few rows in one call: layers.cpp. N row, M d_model."""
+"""Decoder layers over rows in one call: layers.cpp. N row, M d_model."""
 
 import ctypes
 import functools
@@ -16,7 +16,7 @@ from isoflop.model.kernels.plain import Options
 ACTIVATIONS = "relu", "relu2", "silu", "gelu-tanh", "swiglu", "geglu-tanh"  # layers.cpp's Activation
 _HALF = struct.Struct("2q2q")  # the two matrices of a half: function and matrix each
 _LAYER = struct.Struct("3qd7q")  # layers.cpp's Layer, from the norms on to the activation
-_STEP = struct.Struct("6q")
+_STEP = struct.Struct("9q")  # layers.cpp's Step
 
 
 class Matrix(NamedTuple):
@@ -86,13 +86,25 @@ def layer(mixing: Mixing | None, feed_forward: FeedForward | None, eps: float) -
     )
 
 
-def run(layers: Any, n: int, x_NM: Tensor, where: list[int], turns: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """x of contiguous fp32, through n layers, in place. `where`: of each group, the address of its rows' places."""
-    tables = (ctypes.c_int64 * len(where))(*where)
-    pointers = [x.data_ptr() for pair in turns for x in pair]
-    tables_of_turns = (ctypes.c_int64 * len(pointers))(*pointers)
-    step = ctypes.addressof(tables), ctypes.addressof(tables_of_turns), *x_NM.shape, torch.get_num_threads()
-    _function()(layers, n, _STEP.pack(x_NM.data_ptr(), *step))
+class Places(NamedTuple):
+    """Where a step's rows are, for each group of layers: addresses of the places of rows that are met one by one, and
+    of the lanes of the others; how many there are of either."""
+
+    where: list[int]
+    lanes: list[int]
+    alone: int
+    n_lanes: int
+
+
+def run(layers: Any, n: int, x_NM: Tensor, places: Places, turns: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """x of contiguous fp32, through n layers, in place."""
+    tables = [_addresses(x) for x in (places.where, places.lanes, [x.data_ptr() for pair in turns for x in pair])]
+    sizes = *x_NM.shape, places.alone, places.n_lanes, torch.get_num_threads()
+    _function()(layers, n, _STEP.pack(x_NM.data_ptr(), *map(ctypes.addressof, tables), *sizes))
+
+
+def _addresses(of: list[int]) -> Any:
+    return (ctypes.c_int64 * len(of))(*of)
 
 
 def available() -> bool:
@@ -113,7 +125,7 @@ def _rows(m: Mixing, eps: float) -> bytes:
     norms = (0, 0) if m.head_norms is None else [x.data_ptr() for x in m.head_norms]
     sizes = n_heads, n_kv_heads, width, width, (m.d_rotated + 1) // 2, int(m.layout != "half")
     kept = m.page_tokens, paged.KINDS[m.keys.kind], *paged.reach(o), 0
-    parts = *[0] * 6, *marks, *stored, 0, *norms, *[0] * 4, *sizes, *kept
+    parts = *[0] * 6, *marks, *stored, 0, 0, *norms, *[0] * 5, *sizes, *kept
     return paged.ROWS.pack(*parts, o.scale, o.softcap or 0.0, eps)
 
 

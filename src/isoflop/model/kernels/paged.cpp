@@ -1,15 +1,13 @@
-// Attention of single tokens over pages, as in decoding: turns queries and keys, stores keys and values where the
-// sequence's table says, and reads all that a token sees through the table, in place, once for all heads that share it.
+// Attention over pages: turns queries and keys, stores keys and values where the sequence's table says, and reads all that
+// a token sees. Single tokens, as in decoding, read through the table, in place, once for all heads that share it; many of
+// a sequence are lanes.h's.
 //
 // A row is one token. N row, H query head, K key/value head, D width of queries and keys, E width of values, C turned
 // pair.
 
 #include <type_traits>
 
-#include "one_query.h"
-#include "paged.h"
-#include "pool.h"
-#include "stored.h"
+#include "lanes.h"
 
 constexpr int MOST = 4;        // heads of a task
 constexpr int64_t AHEAD = 32;  // tokens from those in work to those that are fetched
@@ -28,48 +26,19 @@ static INLINE void totals(const Vec (&x)[4], float* to) {
 #endif
 }
 
-// A query or a key as it meets others; `norm` are the weights of its RMS norm, or null.
-static void turn(float* to, const float* from, const Rows& c, const float* norm, int64_t row) {
-    memcpy(to, from, 4 * c.D);
-    if (norm) {
-        Vec squares{};
-        for (int64_t d = 0; d < c.D; d += L) squares += some(from + d, c.D - d) * some(from + d, c.D - d);
-        const float factor = 1 / std::sqrt(total(squares) / static_cast<float>(c.D) + static_cast<float>(c.eps));
-        for (int64_t d = 0; d < c.D; ++d) to[d] = from[d] * factor * norm[d];
-    }
-    if (!c.cos) return;
-    const float *cos = c.cos + row * c.C, *sin = c.sin + row * c.C;
-    int64_t step = c.interleaved ? 2 : 1, other = c.interleaved ? 1 : c.C;
-    for (int64_t i = 0; i < c.C; ++i) {
-        const float a = to[i * step], b = to[i * step + other];
-        to[i * step] = a * cos[i] - b * sin[i];
-        to[i * step + other] = b * cos[i] + a * sin[i];
-    }
-}
-
-template <class Stored>
-static void store(const Rows& c, int64_t row, float* turned) {
-    Where w = c.where[row];
-    int64_t place = w.table[w.position / c.page] * c.page + w.position % c.page;
-    for (int64_t kv = 0; kv < c.K; ++kv) {
-        turn(turned, c.k + row * c.k_row + kv * c.D, c, c.k_norm, row);
-        Stored(c.keys, c.key_scales, c.K, c.D, kv).save(place, turned);
-        if (c.values) Stored(c.values, c.value_scales, c.K, c.E, kv).save(place, c.v + row * c.v_row + kv * c.E);
-    }
-}
-
 // Heads that share keys, up to MOST of them, are a unit; a task reads the pages once for several units of a row, as their
 // keys lie next to each other.
 template <class Stored>
 struct Reader {
     const Rows& c;
-    Call asked;  // what Scores reads of it
+    Call asked;
     int64_t parts, room, width, columns_, capacity;
     Scratch memory;
     float *q, *sums, *p;  // a unit: [MOST][width], [MOST][columns_], [MOST][room]
 
     Reader(const Rows& c, int64_t longest, int64_t units)
         : c(c),
+          asked(call_of(c)),
           parts((c.H / c.K + MOST - 1) / MOST),
           room(0),
           width(up(c.D, L)),
@@ -78,10 +47,7 @@ struct Reader {
           memory(units * MOST * (width + columns_ + capacity)),
           q(memory.take(units * MOST * width)),
           sums(memory.take(units * MOST * columns_)),
-          p(memory.take(units * MOST * capacity)) {
-        asked.window = c.window, asked.chunk = c.chunk, asked.scale = c.scale, asked.softcap = c.softcap;
-        asked.slopes = c.slopes, asked.sinks = c.sinks;
-    }
+          p(memory.take(units * MOST * capacity)) {}
 
     int64_t first_head(int64_t unit) const { return unit / parts * (c.H / c.K) + unit % parts * MOST; }
     int64_t heads(int64_t unit) const { return std::min<int64_t>(MOST, c.H / c.K - unit % parts * MOST); }
@@ -205,15 +171,30 @@ struct Reader {
     }
 };
 
+constexpr int64_t STORED = 32;  // rows that a task stores
+
+template <class Stored>
+static void store_all(const Rows& c) {
+    const int64_t rows = c.n_lanes ? c.lanes[c.n_lanes - 1].end : c.N;
+    share((rows + STORED - 1) / STORED, c.threads, [&](int64_t piece) {
+        Scratch turned(up(c.D, L));
+        const Lane* lane = c.lanes;
+        for (int64_t row = piece * STORED; row < std::min(rows, (piece + 1) * STORED); ++row) {
+            while (row >= c.N && row >= lane->end) ++lane;
+            const Where where = row < c.N ? c.where[row] : Where{lane->table, lane->position + row - lane->begin};
+            store<Stored>(c, row, where, reinterpret_cast<float*>(turned.memory));
+        }
+    });
+}
+
 template <class Stored>
 static void run(const Rows& c) {
-    Scratch turned(up(c.D, L));
+    store_all<Stored>(c);
+    if (c.n_lanes) Lanes<Stored>(c).run();
+    if (!c.N) return;
     int64_t longest = 0, group = c.H / c.K, parts = (group + MOST - 1) / MOST;
-    for (int64_t row = 0; row < c.N; ++row) {
-        store<Stored>(c, row, reinterpret_cast<float*>(turned.memory));
-        int64_t position = c.where[row].position;
-        longest = std::max(longest, std::min({position + 1, c.window, c.chunk}));
-    }
+    for (int64_t row = 0; row < c.N; ++row)
+        longest = std::max(longest, std::min({c.where[row].position + 1, c.window, c.chunk}));
     // All units of a row in one task, unless the threads would have too few.
     const int64_t units = c.K * parts, wanted = c.threads > 1 ? c.threads * (c.N > 1 ? 2 : 1) : 1;
     const int64_t size = std::min(units, (c.N * units + wanted - 1) / wanted), of_row = (units + size - 1) / size;
