@@ -119,7 +119,12 @@ def test_chat(checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
         (["--n", "1000000000"], "--n 1000000000 must be from 1 to 4096"),
         (["--regex", "("], "regular expression: unclosed group"),
         (["--json-schema", "/nowhere"], "generate: --json-schema /nowhere: No such file"),
-        (["--stop", ""], "stop: a string of 0 characters"),
+        (["--stop", ""], "--stop: a string is empty; it must have 1 to 1024 characters"),
+        (["--length-penalty", "2"], "--length-penalty is of --strategy beam, and this is plain"),
+        (["--think-most", "9"], "--think-most is of --strategy budget, and this is plain"),
+        (["--strategy", "best-of", "--think-end", "x"], "--think-end is of --strategy budget, and this is best-of"),
+        (["--strategy", "budget", "--length-penalty", "2"], "--length-penalty is of --strategy beam"),
+        (["--answer", "[0-9]"], "--answer REGEX and --strategy majority need each other"),
         (["--memory", "lots"], "is no size such as 512M"),
         (["--memory", "1K"], "memory of 1024 bytes"),
         (["--device", "cuda:99"], "--device cuda:99: "),
@@ -166,6 +171,9 @@ def test_strategies(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert len(beams) == 3 and beams[0]["logprob"] >= beams[2]["logprob"]
     thought = document(capsys, *asked, "--strategy", "budget", "--think-most", 10)
     assert thought["thinking_tokens"] <= 10 and len(thought["answer"]["tokens"]) <= 8
+    answer = thought["answer"]["text"]
+    cut = document(capsys, *asked, "--strategy", "budget", "--think-most", 10, "--stop", answer[1])
+    assert cut["thinking"] == thought["thinking"] and cut["answer"]["text"] == answer[: answer.find(answer[1])]
     assert main([str(a) for a in (*asked, "--strategy", "budget", "--think-most", 9)]) == 0
     assert "Final answer:" in capsys.readouterr().out
     for more in (["majority"], ["beam", "--stop", "a"], ["budget", "--n", "2"], ["best-of", "--answer", "a"]):

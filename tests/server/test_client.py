@@ -98,6 +98,17 @@ def test_chat(client: openai.OpenAI) -> None:
     assert (role, streamed) == ("assistant", choice.message.content)
 
 
+def test_what_changes_nothing_is_taken(client: openai.OpenAI) -> None:
+    """And so is a null in the place of whatever is not served."""
+    harmless: dict[str, Any] = {"user": "me", "metadata": {"a": "b"}, "store": False, "service_tier": "auto"}
+    harmless |= {"parallel_tool_calls": True, "tool_choice": "none", "modalities": ["text"], "prompt_cache_key": "x"}
+    harmless |= {"safety_identifier": "x", "tools": None, "reasoning_effort": None, "stream_options": None}
+    messages: Any = [{"role": "user", "content": "x", "name": None}]
+    asked: dict[str, Any] = {"model": "tiny", "messages": messages, "seed": 1, "max_tokens": 4}
+    got = [client.chat.completions.create(**asked, extra_body=more) for more in (harmless, {})]
+    assert got[0].choices[0].message == got[1].choices[0].message
+
+
 def test_schemas_are_obeyed(client: openai.OpenAI) -> None:
     schema = {
         "type": "object",

@@ -30,6 +30,17 @@ def harmed_nobody(server: Served) -> Iterator[None]:
     assert status == 200 and got["usage"]["completion_tokens"] == 3
 
 
+NOT_SERVED: list[tuple[str, Any]] = [
+    ("tools", []),
+    ("tools", [{"type": "function", "function": {"name": "f", "parameters": {}}}]),
+    ("functions", [{"name": "f"}]),
+    ("function_call", "auto"),
+    ("audio", {"voice": "ash", "format": "wav"}),
+    ("prediction", {"type": "content", "content": "a"}),
+    ("reasoning_effort", "high"),
+    ("verbosity", "low"),
+    ("web_search_options", {}),
+]
 WRONG: list[tuple[str, Any, int, str]] = [
     (TEXT, b"", 400, "body"),
     (TEXT, b"{", 400, ""),
@@ -54,7 +65,12 @@ WRONG: list[tuple[str, Any, int, str]] = [
     (TEXT, {"prompt": "a", "n": 40, "max_tokens": 1}, 400, "takes 32 at once"),
     (TEXT, {"prompt": "a", "n": 3, "best_of": 2}, 400, "best_of"),
     (TEXT, {"prompt": "a", "best_of": 2, "stream": True}, 400, "best_of"),
-    (TEXT, {"prompt": "a", "stop": ""}, 400, "stop"),
+    (TEXT, {"prompt": "a", "stop": ""}, 400, "stop: String should have at least 1"),
+    (TEXT, {"prompt": "a", "stream": "yes"}, 400, "stream: "),
+    (TEXT, {"prompt": "a", "stream_options": {"include_usage": True}}, 400, "stream_options: needs stream"),
+    (TEXT, {"prompt": "a", "suffix": "b"}, 400, "suffix: is not served here"),
+    (TEXT, {"prompt": "a", "promtp": "b"}, 400, "promtp: is not known here"),
+    (TEXT, {"prompt": "a", "messages": USER}, 400, "messages: is not known here"),
     (TEXT, {"prompt": "a", "stop": ["a"] * 17}, 400, "stop"),
     (TEXT, {"prompt": "a", "regex": "("}, 400, "unclosed group"),
     (TEXT, {"prompt": "a", "regex": "a", "response_format": {"type": "json_object"}}, 400, "one of"),
@@ -64,7 +80,23 @@ WRONG: list[tuple[str, Any, int, str]] = [
     (CHAT, {"messages": [{"role": "robot", "content": "x"}]}, 400, "role"),
     (CHAT, {"messages": [{"role": "user", "content": None}]}, 400, "content"),
     (CHAT, {"messages": USER, "top_logprobs": 2}, 400, "needs logprobs"),
-    (CHAT, {"messages": USER, "tools": []}, 400, "tools"),
+    *((CHAT, {"messages": USER, name: value}, 400, f"{name}: is not served here") for name, value in NOT_SERVED),
+    (CHAT, {"messages": USER, "tool_choice": "auto"}, 400, "tool_choice: "),
+    (CHAT, {"messages": USER, "modalities": ["text", "audio"]}, 400, "modalities: "),
+    (CHAT, {"messages": USER, "service_tier": "flex"}, 400, "service_tier: "),
+    (CHAT, {"messages": [{"role": "user", "content": "x", "name": "Ann"}]}, 400, "no chat template of its own"),
+    (
+        CHAT,
+        {"messages": [{"role": "tool", "content": "3", "tool_call_id": "a"}]},
+        400,
+        "messages.0.tool_call_id: is not",
+    ),
+    (
+        CHAT,
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]},
+        400,
+        "messages.0.content.0.type: ",
+    ),
     (CHAT, {"messages": USER, "max_tokens": 3, "max_completion_tokens": 4}, 400, "newer name"),
     ("/detokenize", {"tokens": [256]}, 400, "token 256"),
     ("/detokenize", {"tokens": [-1]}, 400, "tokens"),
@@ -124,14 +156,38 @@ def test_a_body_that_does_not_come(server: Served) -> None:
     with server.connected() as connection:  # one that is too large is not waited for, told or not
         connection.sendall(head.replace(b"99", b"999999999"))
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413")
-    with server.connected() as connection:
-        connection.sendall(head.replace(b"Content-Length: 99", b"Transfer-Encoding: chunked")[:-1])
-        try:
+
+
+def test_a_body_that_is_too_large(checkpoint: Path) -> None:
+    """Whoever sends it gets to the end of it and reads why, the very first among them; one that has no end is
+    cut off; and to a client that waits for leave to send none is given."""
+    with serving(checkpoint, "--memory", "8M", "--body", "4K") as strict:
+        for size in (1 << 20, 10 << 20, 5000, *[300_000] * 20):
+            status, answer = strict.ask("POST", TEXT, b" " * size)
+            assert status == 413 and "4096 bytes" in answer["error"]["message"]
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+        with strict.connected() as connection:
+            connection.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n")
             for _ in range(40):
                 connection.sendall(b"4000\r\n" + b" " * 0x4000 + b"\r\n")
-        except (BrokenPipeError, ConnectionResetError):
-            return
-        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413")
+            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413")
+            with pytest.raises((BrokenPipeError, ConnectionResetError)):
+                for _ in range(1 << 14):
+                    connection.sendall(b"4000\r\n" + b" " * 0x4000 + b"\r\n")
+        with strict.connected() as connection:
+            connection.sendall(head + b"Content-Length: 99999\r\nExpect: 100-continue\r\n\r\n")
+            answered = b""
+            while part := connection.recv(1 << 16):
+                answered += part
+            assert answered.startswith(b"HTTP/1.1 413") and answered.endswith(b"}")
+        assert strict.end() == 0
+
+
+def test_without_the_token_a_body_is_read_and_dropped(checkpoint: Path) -> None:
+    with serving(checkpoint, "--memory", "8M", "--token", "abc") as guarded:
+        for size in (10, 3 << 20, 20 << 20):
+            assert guarded.ask("POST", TEXT, b" " * size)[0] == 401
+        assert guarded.end() == 0
 
 
 def test_a_client_that_does_not_read(server: Served) -> None:

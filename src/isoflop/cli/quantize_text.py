@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from isoflop.quantize.measure import Interval
     from isoflop.quantize.report import Report
 
+CALIBRATED = ("GPTQ", "AWQ")  # methods that look at text
 PIPED_WIDTH = 150  # columns where nobody's terminal limits them
 
 
@@ -62,9 +63,10 @@ def _notes(report: "Report", out: Path) -> list[str]:
     lines = [
         f"bits/weight count scales and zeros, over {report.n_weights:,} weights ({formats}); "
         f"intervals: 95 %, bootstrap "
-        f"over {report.n_documents} held-out documents, {report.n_windows} windows of {report.context} tokens; "
-        f"calibrated on {report.calibration_tokens:,} tokens of training text"
+        f"over {report.n_documents} held-out documents, {report.n_windows} windows of {report.context} tokens"
     ]
+    if report.choices or any(figure.method in CALIBRATED for figure in report.figures):
+        lines[0] += f"; calibrated on {report.calibration_tokens:,} tokens of training text"
     if report.law is not None:
         law = report.law
         range_ = f" ({'; '.join(law.outside)})" if law.outside else ""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 NAMES = ("plain", "best-of", "majority", "beam", "budget")
 
+THINK_MOST, THINK_MORE, THINK_CLOSE = 256, "Wait", "\nFinal answer:"
+
 DRAWN = {  # what a search for the likeliest text makes no use of, and the values that say nothing
     "temperature": 1.0,
     "top_k": 0,
@@ -29,6 +31,16 @@ DRAWN = {  # what a search for the likeliest text makes no use of, and the value
 }
 
 
+OWN = {  # what one strategy alone makes use of, and the values that say nothing
+    "length_penalty": ("beam", 1.0),
+    "think_least": ("budget", 0),
+    "think_most": ("budget", THINK_MOST),
+    "think_more": ("budget", THINK_MORE),
+    "think_end": ("budget", None),
+    "think_close": ("budget", THINK_CLOSE),
+}
+
+
 def add_strategy(parser: argparse.ArgumentParser) -> None:
     """The strategy and its numbers."""
     group = parser.add_argument_group("strategy")
@@ -36,10 +48,10 @@ def add_strategy(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--answer", metavar="REGEX", help="majority: what is an answer; its first group, its last match")
     group.add_argument("--length-penalty", type=float, default=1.0, metavar="A", help="beam: log p / length^A")
     group.add_argument("--think-least", type=int, default=0, metavar="N", help="budget: tokens of thinking (default 0)")
-    group.add_argument("--think-most", type=int, default=256, metavar="N", help="budget: likewise (default 256)")
-    group.add_argument("--think-more", default="Wait", metavar="TEXT", help="budget: in place of an early end")
+    group.add_argument("--think-most", type=int, default=THINK_MOST, metavar="N", help="budget: likewise (default 256)")
+    group.add_argument("--think-more", default=THINK_MORE, metavar="TEXT", help="budget: in place of an early end")
     group.add_argument("--think-end", metavar="TEXT", help="budget: ends thinking, beside the model's end token")
-    group.add_argument("--think-close", default="\nFinal answer:", metavar="TEXT", help="budget: before the answer")
+    group.add_argument("--think-close", default=THINK_CLOSE, metavar="TEXT", help="budget: before the answer")
 
 
 @dataclass(frozen=True)
@@ -112,7 +124,7 @@ class Strategy:
 
         a = self.args
         budget = Budget(a.think_least, a.think_most, more=a.think_more, end=a.think_end, close=a.think_close)
-        thought = force_budget(engine, vocabulary, prompt, sampling, budget)
+        thought = force_budget(engine, vocabulary, prompt, sampling, budget, a.stop)
         told = {"thinking": thought.thinking, "thinking_tokens": thought.n_tokens, "forced": thought.forced}
         whole = thought.answer.text if a.json else f"{thought.thinking}{a.think_close}{thought.answer.text}"
         return whole, told | {"answer": _told(thought.answer)}
@@ -122,6 +134,9 @@ def strategy_of(args: argparse.Namespace) -> Strategy:
     """Raises ValueError where the options do not go together."""
     if (args.strategy == "majority") != (args.answer is not None):
         raise ValueError("--answer REGEX and --strategy majority need each other")
+    for name, (strategy, none) in OWN.items():
+        if args.strategy != strategy and getattr(args, name) != none:
+            raise ValueError(f"--{name.replace('_', '-')} is of --strategy {strategy}, and this is {args.strategy}")
     if args.strategy == "budget" and args.n != 1:
         raise ValueError(f"--n {args.n}: a budget of thinking is for one answer")
     if args.strategy == "beam" and (args.regex is not None or args.json_schema is not None):

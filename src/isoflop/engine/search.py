@@ -168,15 +168,20 @@ class Thought(msgspec.Struct, frozen=True):
 
 
 def force_budget(
-    engine: Engine, vocabulary: Vocabulary, prompt: Sequence[int], sampling: Sampling, budget: Budget
+    engine: Engine,
+    vocabulary: Vocabulary,
+    prompt: Sequence[int],
+    sampling: Sampling,
+    budget: Budget,
+    stops: Sequence[str] = (),
 ) -> Thought:
-    """Think within a budget, then answer with `sampling`. The cache of what was thought is used again at each turn.
-    Raises ValueError where it can never fit."""
+    """Think within a budget, then answer with `sampling`, up to one of `stops`. The cache of what was thought is used
+    again at each turn. Raises ValueError where it can never fit."""
     tokens, thinking, n, forced = list(prompt), "", 0, 0
-    stops = () if budget.end is None else (budget.end,)
+    ends = () if budget.end is None else (budget.end,)
     while n < budget.most:
         left = msgspec.structs.replace(sampling, max_tokens=budget.most - n, grammar=None)
-        part = write(engine, vocabulary, [(tokens, left)], stops)[0]
+        part = write(engine, vocabulary, [(tokens, left)], ends)[0]
         n += len(part.tokens)
         thinking += part.text
         kept = [token for token in part.tokens if vocabulary.pieces[token]]
@@ -189,4 +194,4 @@ def force_budget(
         tokens += pushed
         n += len(pushed)
     tokens += vocabulary.encode(budget.close)
-    return Thought(thinking, n, forced, write(engine, vocabulary, [(tokens, sampling)])[0])
+    return Thought(thinking, n, forced, write(engine, vocabulary, [(tokens, sampling)], stops)[0])

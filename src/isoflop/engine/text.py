@@ -39,7 +39,8 @@ def check_stops(stops: Sequence[str]) -> tuple[str, ...]:
         raise ValueError(f"stop: {len(stops)} strings; at most {MOST_STOPS}")
     for stop in stops:
         if not 0 < len(stop) <= LONGEST_STOP:
-            raise ValueError(f"stop: a string of {len(stop)} characters; 1 to {LONGEST_STOP} are valid")
+            said = "is empty" if not stop else f"has {len(stop)} characters"
+            raise ValueError(f"stop: a string {said}; it must have 1 to {LONGEST_STOP} characters")
     return tuple(stops)
 
 

@@ -156,7 +156,7 @@ def best(choices: list[Choice], n_prompts: int, n: int) -> list[Choice]:
 
 async def _answer(form: _Form, body: Choices, request: Request) -> Response:
     if body.stream:
-        counted = body.stream_options is not None and body.stream_options.include_usage
+        counted = body.stream_options is not None and bool(body.stream_options.include_usage)
         return _Streamed(form, counted)
     try:
         return await unless_gone(request, _collected(form))

@@ -1,5 +1,6 @@
 """What goes wrong, as OpenAI's clients expect to be told."""
 
+import re
 from typing import Any
 
 from fastapi import Request
@@ -72,15 +73,23 @@ async def tell_http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def tell_invalid(request: Request, error: Exception) -> JSONResponse:
-    """Handler of bodies that do not fit their model: the first mistake, named."""
+    """Handler of bodies that do not fit their model: the first mistake, named; of alternatives, the one that fitted
+    furthest."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    # Names of alternatives of a union are ours, not the client's.
-    where = ".".join(str(part) for part in first["loc"][1:] if not str(part).startswith(_UNION_PARTS))
-    return ApiError(400, f"{where or 'body'}: {first['msg']}", where or None).response()
+    errors = error.errors()
+    first = max((e for e in errors if e["loc"][:2] == errors[0]["loc"][:2]), key=lambda e: len(e["loc"]))
+    field, *parts = (str(part) for part in (*first["loc"][1:], ""))
+    where = ".".join([field, *(part for part in parts if part and not _ALTERNATIVE.fullmatch(part))])
+    said = _SAID.get(first["type"], first["msg"])
+    return ApiError(400, f"{where or 'body'}: {said}", where or None).response()
 
 
-_UNION_PARTS = ("function-", "list[", "constrained-", "str", "text", "json_")
+# Names of alternatives of a union are ours, not the client's.
+_ALTERNATIVE = re.compile(r"(function-|list\[|constrained-|literal\[).*|str|int|text|json_object|json_schema")
+_SAID = {
+    "none_required": "is not served here; leave it out",
+    "extra_forbidden": "is not known here; leave it out",
+}
 
 
 async def tell_failure(request: Request, error: Exception) -> JSONResponse:

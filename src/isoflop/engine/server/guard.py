@@ -1,6 +1,7 @@
 """What stands before every request: its token, the size of its body, and the patience for a client that stalls."""
 
 import asyncio
+import contextlib
 import hmac
 import time
 from typing import NamedTuple
@@ -10,6 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from isoflop.engine.server.errors import ApiError
 
 OPEN_PATHS = ("/health",)  # for probes, which have no token
+DROPPED_BYTES = 64 << 20  # of a body that was refused, and likewise its seconds
+DROPPED_S = 5.0
 
 
 class Patience(NamedTuple):
@@ -32,18 +35,35 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
+        headers, incoming = dict(scope["headers"]), _Incoming(receive)
         try:
             self._check(scope, headers)
-            body = await self._body(headers, receive)
+            body = await self._body(headers, incoming)
         except ApiError as refusal:
-            answer = refusal.response()
-            answer.headers["Connection"] = "close"  # the rest of the body is not waited for
-            await answer(scope, receive, send)
+            incoming.ended |= b"expect" in headers  # the body comes only where it is asked for
+            await self._refuse(refusal, scope, incoming, send)
             return
         except _GoneError:
             return
         await self._app(scope, _Replay(body, receive), self._patient(send))
+
+    async def _refuse(self, refusal: ApiError, scope: Scope, incoming: "_Incoming", send: Send) -> None:
+        """Answer at once, then read and drop what is still being sent, within bounds: to close on bytes that nobody
+        read resets the connection, and the answer can be lost with it."""
+        answer = refusal.response()
+        answer.headers["Connection"] = "close"
+
+        async def unfinished(message: Message) -> None:
+            more = {"more_body": True} if message["type"] == "http.response.body" else {}
+            await self._patient(send)({**message, **more})
+
+        await answer(scope, incoming, unfinished)
+        dropped = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DROPPED_S):
+                while not incoming.ended and dropped < DROPPED_BYTES:
+                    dropped += len((await incoming()).get("body", b""))
+        await send({"type": "http.response.body", "body": b""})
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         if self._token is None or scope["path"] in OPEN_PATHS:
@@ -84,6 +104,18 @@ class Guard:
 
 class _GoneError(Exception):
     """The client left before its body was complete."""
+
+
+class _Incoming:
+    """`receive`, and whether the body `ended` or the client left."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self.ended = receive, False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self.ended |= not message.get("more_body", False)
+        return message
 
 
 class _Replay:

@@ -77,7 +77,7 @@ class Desk:
             raise ApiError(400, "top_logprobs: needs logprobs to be true", "top_logprobs")
         if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
             raise ApiError(400, "max_tokens: differs from max_completion_tokens, its newer name", "max_tokens")
-        turns = [Message(message.role, message.text()) for message in body.messages]
+        turns = [Message(message.role, message.text(), message.name) for message in body.messages]
         try:
             prompt = self.vocabulary.encode(self.template.render(turns))
         except ValueError as error:
@@ -135,6 +135,8 @@ class Desk:
         stops: tuple[str, ...],
         start: bool,
     ) -> list[Job]:
+        if body.stream_options is not None and not body.stream:
+            raise ApiError(400, "stream_options: needs stream to be true", "stream_options")
         prompt = self._whole(prompt, most)
         said = [body.stop] if isinstance(body.stop, str) else body.stop or []
         seed = secrets.randbits(64) if body.seed is None else body.seed

@@ -1,7 +1,7 @@
 """The bodies of requests and answers: OpenAI's, with our own fields at the end of each request.
 
-Fields that OpenAI has and this server does not serve are refused by name, and never passed over; those that change
-nothing here (`user`, `metadata`, `store`) are taken.
+Fields that OpenAI has and this server does not serve (`NotServed`) are refused by name, and never passed over; those
+that change nothing here (`user`, `metadata`, `store`, ..) are taken.
 """
 
 from typing import Annotated, Any, Literal
@@ -18,6 +18,7 @@ INT64 = 2**63
 MOST_TOKENS = 1_000_000
 
 Count = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
+NotServed = Annotated[None, Field(description="not served: null, or left out")]
 Token = Annotated[int, Field(ge=0, lt=2**31)]
 StopString = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 
@@ -66,7 +67,8 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 class StreamOptions(Body):
     """`include_usage`: a last event with the usage."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
 
 
 class Choices(Body):
@@ -87,6 +89,10 @@ class Choices(Body):
     user: str | None = None
     metadata: dict[str, Any] | None = None
     store: bool | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = Field(None, description="changes nothing: prefixes are found by their contents")
+    prompt_cache_retention: str | None = None
+    service_tier: Literal["auto", "default"] | None = None
 
     top_k: int = Field(0, ge=0, le=1_000_000, description="ours: only the k likeliest tokens; 0 is all")
     min_p: float = Field(0.0, ge=0, le=1, description="ours: only tokens this times as likely as the likeliest")
@@ -114,7 +120,7 @@ class CompletionRequest(Choices):
         None, ge=1, le=MOST_CHOICES, description="of so many, the n of the highest mean log probability a token"
     )
     echo: bool | None = Field(None, description="the prompt is part of the text, and of the log probabilities")
-    suffix: None = None
+    suffix: NotServed = None
 
 
 class TextPart(Body):
@@ -129,7 +135,12 @@ class ChatMessage(Body):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart]
-    name: str | None = None
+    name: str | None = Field(None, description="for the model's own chat template")
+    refusal: NotServed = None
+    audio: NotServed = None
+    function_call: NotServed = None
+    tool_calls: NotServed = None
+    tool_call_id: NotServed = None
 
     def text(self) -> str:
         """Its parts joined."""
@@ -144,6 +155,19 @@ class ChatRequest(Choices):
     max_completion_tokens: Count | None = Field(None, description="the same by its newer name")
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MOST_ALTERNATIVES)
+    modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
+    tool_choice: Literal["none"] | None = None
+    parallel_tool_calls: bool | None = Field(None, description="changes nothing: there are no tools")
+    tools: NotServed = None
+    functions: NotServed = None
+    function_call: NotServed = None
+    audio: NotServed = None
+    moderation: NotServed = None
+    prediction: NotServed = None
+    prompt_cache_options: NotServed = None
+    reasoning_effort: NotServed = None
+    verbosity: NotServed = None
+    web_search_options: NotServed = None
 
 
 class TokenizeRequest(Body):
