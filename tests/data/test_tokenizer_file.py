@@ -88,7 +88,7 @@ def changed(file: Path, target: Path, **keys: object) -> Path:
 
 
 def test_marks_beyond_the_vocabulary_are_not_needed(files: dict[str, Path], tmp_path: Path) -> None:
-    """As of Gemma 3, whose file has a mark for images that its model of text has no number for."""
+    """As a mark for images that a model of text has no number for."""
     added = json.loads(files["byte-level"].read_text())["added_tokens"]
     image = added[0] | {"id": 420, "content": "<image>"}
     found = FileTokenizer(changed(files["byte-level"], tmp_path / "t.json", added_tokens=[*added, image]), 0)

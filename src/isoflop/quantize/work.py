@@ -96,11 +96,10 @@ def quantize(
 
 
 def calibration_text(dataset: Dataset, question: Question) -> list[Tensor]:
-    """Windows of the training text, in the order that the seed gives. Raises ValueError where there is too little."""
-    n_windows = max(1, question.calibration_tokens // question.context)
+    """Windows of the training text, in the order that the seed gives, at most as many as there are. Raises ValueError
+    where it does not fill one."""
     stream, batch = BatchStream(dataset.train, question.context, question.seed), max(1, AT_ONCE // question.context)
-    stream.require(min(n_windows, batch))
-    n_windows = min(n_windows, stream.windows_per_epoch)
+    n_windows = min(max(1, question.calibration_tokens // question.context), stream.windows_per_epoch)
     starts = range(0, n_windows, batch)
     return [torch.from_numpy(stream.batch(first, min(batch, n_windows - first))[0]) for first in starts]
 
