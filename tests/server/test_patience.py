@@ -15,13 +15,17 @@ from isoflop.engine.server.serving import Patient
 WHOLE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
+LONG = 16 << 20  # bytes, more than sockets hold
+
+
 class Hurried(Patient):
-    headers_s = 0.5
+    headers_s, stall_s = 0.5, 0.5
 
 
 async def answer(scope: Any, receive: Any, send: Any) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-    await send({"type": "http.response.body", "body": b"ok"})
+    body = b"ok" if scope["path"] == "/" else b"a" * LONG
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
 
 
 @pytest.fixture
@@ -84,3 +88,38 @@ def test_a_pause_between_requests_is_no_dribble(listening: socket.socket) -> Non
         for _ in range(2):
             ask(client)
             time.sleep(0.8)
+
+
+def asking_for_much(listening: socket.socket) -> socket.socket:
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+    client.connect(listening.getsockname())
+    client.settimeout(5)
+    client.sendall(WHOLE.replace(b"/ ", b"/long ", 1))
+    return client
+
+
+def read(client: socket.socket, most: int = 1 << 30) -> int:
+    """How many bytes come before the end, a reset, or `most` of them."""
+    n = 0
+    try:
+        while n < most and (part := client.recv(min(1 << 16, most - n))):
+            n += len(part)
+    except ConnectionResetError:
+        pass
+    return n
+
+
+def test_a_client_that_takes_nothing_is_cut_off(listening: socket.socket) -> None:
+    with asking_for_much(listening) as client:
+        time.sleep(2)
+        assert 0 < read(client) < LONG
+
+
+def test_a_client_that_takes_little_is_not(listening: socket.socket) -> None:
+    with asking_for_much(listening) as client:
+        n = 0
+        for _ in range(20):
+            n += read(client, 1 << 18)
+            time.sleep(0.1)
+        assert n == 20 << 18 and read(client, LONG - n) == LONG - n

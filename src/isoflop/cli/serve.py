@@ -61,10 +61,9 @@ def run(args: argparse.Namespace) -> int:
     name = args.name or opened.folder.resolve().name
     context = min(args.context or opened.model.decoder.max_context, opened.model.decoder.max_context)
     desk = Desk(name, opened.vocabulary, opened.template, guide, context)
-    limits = Limits(args.queue, args.request_s, Patience(args.body, args.body_s, args.stall_s))
-    serve(
-        build(engine, desk, engine.notices, limits, token), name, args.host, args.port, args.drain_s, args.connections
-    )
+    limits = Limits(args.queue, args.request_s, Patience(args.body, args.body_s))
+    server = build(engine, desk, engine.notices, limits, token)
+    serve(server, name, args.host, args.port, args.drain_s, args.connections, args.stall_s)
     return 0
 
 

@@ -17,6 +17,7 @@ from isoflop.engine.vocabulary import Vocabulary
 
 MOST_GRAMMAR = 1 << 16  # bytes of a schema or an expression
 MOST_STATES = 50_000  # of the lexer
+MATCHES_NOTHING = "NoExtensionBias"  # as llguidance says it
 MOST_KEPT = 32  # grammars that are not made anew for the next request
 
 
@@ -143,4 +144,5 @@ def _name(grammar: Grammar) -> str:
 def _first_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     told = next((line for line in lines if line.startswith("error:")), lines[0] if lines else "not valid")
-    return told.removeprefix("error:").strip()[:300]
+    told = told.removeprefix("error:").strip()[:300]
+    return "matches nothing" if told == MATCHES_NOTHING else told

@@ -89,6 +89,7 @@ _ALTERNATIVE = re.compile(r"(function-|list\[|constrained-|literal\[).*|str|int|
 _SAID = {
     "none_required": "is not served here; leave it out",
     "extra_forbidden": "is not known here; leave it out",
+    "model_attributes_type": "must be a JSON object; if it is one, send it with Content-Type: application/json",
 }
 
 

@@ -1,4 +1,4 @@
-"""What stands before every request: its token, the size of its body, and the patience for a client that stalls."""
+"""What stands before every request: its token, the size of its body, and the patience for it to come."""
 
 import asyncio
 import contextlib
@@ -16,16 +16,14 @@ DROPPED_S = 5.0
 
 
 class Patience(NamedTuple):
-    """Bounds on one request. `body_s`: for its body to come; `stall_s`: for a client to take what is sent to it."""
+    """Bounds on one request's body, and on how long it may take to come."""
 
     body_bytes: int = 4 << 20
     body_s: float = 30.0
-    stall_s: float = 60.0
 
 
 class Guard:
-    """ASGI middleware: 401 without the token, 413 for a body that is too large, 408 for one that does not come; a
-    client that does not read is disconnected."""
+    """ASGI middleware: 401 without the token, 413 for a body that is too large, 408 for one that does not come."""
 
     def __init__(self, app: ASGIApp, token: str | None, patience: Patience) -> None:
         self._app, self._token, self._patience = app, token, patience
@@ -45,7 +43,7 @@ class Guard:
             return
         except _GoneError:
             return
-        await self._app(scope, _Replay(body, receive), self._patient(send))
+        await self._app(scope, _Replay(body, receive), send)
 
     async def _refuse(self, refusal: ApiError, scope: Scope, incoming: "_Incoming", send: Send) -> None:
         """Answer at once, then read and drop what is still being sent, within bounds: to close on bytes that nobody
@@ -55,7 +53,7 @@ class Guard:
 
         async def unfinished(message: Message) -> None:
             more = {"more_body": True} if message["type"] == "http.response.body" else {}
-            await self._patient(send)({**message, **more})
+            await send({**message, **more})
 
         await answer(scope, incoming, unfinished)
         dropped = 0
@@ -93,13 +91,6 @@ class Guard:
                 raise too_large
             if not message.get("more_body", False):
                 return b"".join(parts)
-
-    def _patient(self, send: Send) -> Send:
-        async def within(message: Message) -> None:
-            async with asyncio.timeout(self._patience.stall_s):
-                await send(message)
-
-        return within
 
 
 class _GoneError(Exception):

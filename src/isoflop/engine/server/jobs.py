@@ -4,7 +4,7 @@ import secrets
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -23,6 +23,7 @@ from isoflop.engine.template import Message, Template
 from isoflop.engine.vocabulary import Vocabulary
 
 COMPLETION_TOKENS = 16  # OpenAI's default
+MOST_ECHOED = 1 << 19  # log probabilities of prompts in one answer, the alternatives among them
 
 
 class Job(NamedTuple):
@@ -204,6 +205,9 @@ class Desk:
 def _echoing(jobs: list[Job], logprobs: int | None) -> list[Job]:
     """The same, each with its prompt. Log probabilities of a prompt are asked for once, with the first job that has it
     (which the runner lets go ahead); where they are all there is to do, each asks for itself."""
+    n_told = sum(len(job.request.prompt) for job in jobs) * (1 + (logprobs or 0))
+    if logprobs is not None and n_told > MOST_ECHOED:
+        raise ApiError(400, f"logprobs: {n_told} of prompts in one answer; at most {MOST_ECHOED} are told", "logprobs")
     seen: set[tuple[int, ...]] = set()
     echoing = []
     for job in jobs:
@@ -216,6 +220,16 @@ def _echoing(jobs: list[Job], logprobs: int | None) -> list[Job]:
     return echoing
 
 
+def _document(schema: dict[str, Any]) -> str:
+    try:
+        return msgspec.json.encode(schema).decode()
+    except (UnicodeEncodeError, RecursionError) as error:
+        said = (
+            "is nested too deeply" if isinstance(error, RecursionError) else "holds half a character (a lone surrogate)"
+        )
+        raise ApiError(400, f"response_format: the schema {said}", "response_format") from None
+
+
 def _grammar(body: Choices) -> Grammar | None:
     if body.regex is not None:
         if body.response_format is not None and not isinstance(body.response_format, TextFormat):
@@ -225,6 +239,6 @@ def _grammar(body: Choices) -> Grammar | None:
         case JsonObjectFormat():
             return JsonSchema('{"type": "object"}')
         case JsonSchemaFormat(json_schema=named):
-            return JsonSchema(msgspec.json.encode(named.schema_).decode())
+            return JsonSchema(_document(named.schema_))
         case _:
             return None

@@ -20,6 +20,7 @@ MOST_TOKENS = 1_000_000
 Count = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
 NotServed = Annotated[None, Field(description="not served: null, or left out")]
 Token = Annotated[int, Field(ge=0, lt=2**31)]
+Tokens = Annotated[list[Token], Field(min_length=1, fail_fast=True)]  # a million mistakes are not told one by one
 StopString = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 
 
@@ -108,9 +109,9 @@ class CompletionRequest(Choices):
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=MOST_CHOICES)]
-        | Annotated[list[Token], Field(min_length=1)]
-        | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1, max_length=MOST_CHOICES)]
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True)]
+        | Tokens
+        | Annotated[list[Tokens], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True)]
     )
     max_tokens: int | None = Field(
         None, ge=0, le=MOST_TOKENS, description="16 where nothing is said; 0, nothing but the prompt, only with echo"
@@ -134,7 +135,7 @@ class ChatMessage(Body):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
     name: str | None = Field(None, description="for the model's own chat template")
     refusal: NotServed = None
     audio: NotServed = None
@@ -150,7 +151,7 @@ class ChatMessage(Body):
 class ChatRequest(Choices):
     """POST /v1/chat/completions."""
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=4096)
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096, fail_fast=True)]
     max_tokens: Count | None = Field(None, description="the rest of the context where nothing is said")
     max_completion_tokens: Count | None = Field(None, description="the same by its newer name")
     logprobs: bool | None = None
@@ -182,7 +183,7 @@ class DetokenizeRequest(Body):
     """POST /detokenize."""
 
     model: str | None = None
-    tokens: list[Token]
+    tokens: Annotated[list[Token], Field(fail_fast=True)]
 
 
 class Tokenized(BaseModel):

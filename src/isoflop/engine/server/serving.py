@@ -13,20 +13,24 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from isoflop.engine.server.app import Server
 
 HEADERS_S = 30.0  # for the head of a request to come
+STALL_S = 60.0  # for a client to take more of what is sent to it
 KEEP_ALIVE_S = 30
 BACKLOG = 512
 
 
 class Patient(H11Protocol):
     """Closes a connection that has not said what it wants in time: its first request, and each later one from its first
-    byte on (until then uvicorn's own patience with an idle connection counts)."""
+    byte on (until then uvicorn's own patience with an idle connection counts). One that takes nothing of what is sent
+    to it for `stall_s` is cut off: to close it politely would wait for it forever."""
 
-    headers_s = HEADERS_S
+    headers_s, stall_s = HEADERS_S, STALL_S
     _impatience: asyncio.TimerHandle | None = None
+    _stall: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has come."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # pause_writing says that anything waits, resume_writing that nothing does
         self._impatience = self.loop.call_later(self.headers_s, self._give_up)
 
     def data_received(self, data: bytes) -> None:
@@ -40,7 +44,33 @@ class Patient(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It has gone."""
         self._calm()
+        self._flowing()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not take all at once."""
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        """It has taken all."""
+        self._flowing()
+        super().resume_writing()
+
+    def _watch(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._stall = self.loop.call_later(self.stall_s, self._cut_off, left)
+
+    def _cut_off(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() < before:
+            self._watch()
+        else:
+            self.transport.abort()
+
+    def _flowing(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
     def _waits(self) -> bool:
         """Whether no request is under way, nor known."""
@@ -96,14 +126,16 @@ class Draining(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(server: Server, name: str, host: str, port: int, drain_s: float, most_connections: int) -> None:
+def serve(
+    server: Server, name: str, host: str, port: int, drain_s: float, most_connections: int, stall_s: float = STALL_S
+) -> None:
     """Serve until a signal comes. Raises OSError where the address cannot be had."""
     config = uvicorn.Config(
         server.app,
         host=host,
         port=port,
         loop="asyncio",
-        http=Patient,
+        http=type("Patient", (Patient,), {"stall_s": stall_s}),
         ws="none",
         log_level="warning",
         access_log=False,
