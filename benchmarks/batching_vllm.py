@@ -29,7 +29,7 @@ CONFIG = {
 }
 
 
-def run(engine: Any, asks: list[Ask], at_once: int) -> None:
+def run(engine: Any, asks: list[Ask], at_once: int) -> dict[str, float]:
     from vllm import SamplingParams
 
     waiting, under_way = iter(enumerate(asks)), 0
@@ -39,7 +39,7 @@ def run(engine: Any, asks: list[Ask], at_once: int) -> None:
             engine.add_request(str(i), {"prompt_token_ids": list(ask.prompt)}, greedy)
             under_way += 1
         if not under_way:
-            return
+            return {}
         under_way -= sum(output.finished for output in engine.step())
 
 
