@@ -111,6 +111,20 @@ def test_first_come_first_served() -> None:
     assert all(first[request.id] >= first["large"] for request in late), first
 
 
+@pytest.mark.parametrize("kind", ["attention", "hybrid"])
+def test_a_long_prompt_starves_nobody(kind: str) -> None:
+    """Who is being decoded gains a token each step, also one that came after the long prompt."""
+    engine = engine_of(model_of(*KINDS[kind]), tokens_per_step=16)
+    engine.submit(Request("a", (1, 2, 3), greedy(100)))
+    engine.step()
+    engine.submit(Request("long", tuple(range(20, 60)) + tuple(range(60)), greedy(1)))
+    engine.step()
+    engine.fork("a", "b", greedy(100))
+    engine.step()
+    while "long" not in (said := {event.id for event in engine.step()}):
+        assert said == {"a", "b"}
+
+
 @pytest.mark.parametrize("kind", ["attention", "window", "latent", "hybrid", "mamba-2"])
 def test_a_beginning_in_common_is_computed_once(kind: str) -> None:
     """Of requests that come together, whoever begins as another does waits for that one; nobody else does."""

@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 from transformers.generation import logits_process as theirs
 
-from isoflop.engine.draw import Row, adjusted, probabilities, sample, uniform
+from isoflop.engine.draw import Row, adjusted, invert, probabilities, sample, uniform
 from isoflop.engine.sampling import Sampling
 
 V = 509  # no multiple of any vector's width
@@ -110,6 +110,19 @@ def test_a_wide_nucleus_is_sorted_whole() -> None:
     flat = logits(2, v=4001, spread=0.01)
     kept = int((probabilities(flat, [row(top_p=0.7)]) > 0).sum())
     assert 0.65 * 4001 < kept < 0.75 * 4001
+
+
+@given(st.integers(0, 99), st.integers(1, 1100), st.floats(0, 1, exclude_max=True), st.sampled_from([0.0, 0.5, 0.99]))
+def test_a_draw_is_where_the_cumulated_weights_pass_the_number(seed: int, v: int, number: float, empty: float) -> None:
+    weights_BV = logits(seed, 3, v).exp()
+    weights_BV[:, : int(empty * v)] = 0
+    weights_BV[:, v - 1 :] *= v % 2
+    weights_BV[:, int(empty * v)] += 0.1
+    exact_BV = weights_BV.double().cumsum(-1).numpy()
+    for token, sums_V, weights_V in zip(invert(weights_BV, [number] * 3), exact_BV, weights_BV, strict=True):
+        assert weights_V[token] > 0
+        before = sums_V[token - 1] if token else 0.0
+        assert before - 1e-12 * sums_V[-1] <= number * sums_V[-1] <= sums_V[token] + 1e-12 * sums_V[-1]
 
 
 def test_greedy_is_the_first_of_the_likeliest() -> None:

@@ -115,7 +115,8 @@ class Memory:
     def _score(self, works: Many[Work], x_TM: Tensor, model: DecoderModel) -> None:
         begin = 0
         for work in works:
-            score(work.sequence, x_TM[begin : begin + work.n], model.read)
+            if work.sequence.scores is not None:
+                score(work.sequence, x_TM[begin : begin + work.n], model.read)
             begin += work.n_tokens
 
     # ---- where things lie

@@ -331,7 +331,7 @@ class Engine:
         sequence = work.sequence
         known = sequence.n_computed + work.n
         accepted = next((i for i, d in enumerate(work.drafts) if d != drawn[i].token), len(work.drafts))
-        if drawn:
+        if drawn and sequence.drafted_for:
             self._count(work, accepted)
             self._keep_drafts(sequence, [choice.token for choice in drawn[: accepted + 1]])
         finish = "length" if known == sequence.limit else None  # a prompt that was asked about, and nothing else

@@ -65,8 +65,8 @@ class Scheduler:
         works: list[Work] = []
         left, i = self.tokens_per_step, 0
         while i < len(self.running) and left > 0:
-            sequence = self.running[i]
-            work = self._reserved(sequence, left)
+            sequence, behind = self.running[i], len(self.running) - i - 1
+            work = self._reserved(sequence, max(1, left - behind))  # a prompt leaves a token to each who came later
             if work is not None:
                 works.append(work)
                 left -= work.n_tokens

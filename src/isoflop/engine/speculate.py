@@ -102,11 +102,12 @@ def _judge(logits_NV: Tensor, rows: Many[Row], guesses: Many[Guess]) -> list[Dra
 def guess(logits_NV: Tensor, rows: Many[Row]) -> tuple[list[int], list[Tensor | None]]:
     """What a drafter with such logits guesses for each row, and what it drew that from: a distribution shaped as the
     request shapes the model's own, temperature, filters, penalties and all; None where the likeliest is taken."""
-    tokens = likeliest(adjusted(logits_NV, rows))
     odds: list[Tensor | None] = [None] * len(rows)
     drawn = [i for i, row in enumerate(rows) if not row.sampling.greedy]
+    tokens = likeliest(adjusted(logits_NV, rows)) if len(drawn) < len(rows) else [0] * len(rows)
     if drawn:
-        odds_NV = probabilities(logits_NV[drawn], [rows[i] for i in drawn])
+        chosen_NV = logits_NV[drawn] if len(drawn) < len(rows) else logits_NV
+        odds_NV = probabilities(chosen_NV, [rows[i] for i in drawn])
         numbers = [uniform(rows[i].seed, len(rows[i].history), DRAFTED) for i in drawn]
         for i, token, odds_V in zip(drawn, invert(odds_NV, numbers), odds_NV, strict=True):
             tokens[i], odds[i] = token, odds_V
@@ -115,6 +116,8 @@ def guess(logits_NV: Tensor, rows: Many[Row]) -> tuple[list[int], list[Tensor | 
 
 def rows_after(row: Row, drafts: Many[int]) -> list[Row]:
     """The row of a sequence's next token, and of the one after each of the drafts."""
+    if not drafts:  # nor is a history copied that may be long
+        return [row]
     known = list(row.history)
     return [row, *(replace(row, history=[*known, *drafts[: i + 1]]) for i in range(len(drafts)))]
 
