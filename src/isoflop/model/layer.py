@@ -5,7 +5,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from isoflop import architecture
-from isoflop.model import fused
 from isoflop.model.attention import Attention
 from isoflop.model.experts import MixtureOfExperts
 from isoflop.model.hyena import Hyena
@@ -44,20 +43,12 @@ class LayerModel(nn.Module):
             return self._both_at_once(x_BTM, place, state)
         stats = None
         if self.mixer is not None:
-            fused_BTM = fused.attention(self, x_BTM, place, state) if self.plain else None
-            x_BTM = self._mixed(x_BTM, place, state) if fused_BTM is None else fused_BTM
+            y_BTM = self.mixer(self._before(x_BTM, self.mixer_norm), place, state)
+            x_BTM = self._after(x_BTM, y_BTM, self.mixer_norm, self.mixer_out_norm)
         if self.feed_forward is not None:
-            fused_BTM = fused.mlp(self, x_BTM) if self.plain else None
-            if fused_BTM is not None:
-                return fused_BTM, None
             y_BTM, stats = self._feed_forward(self._before(x_BTM, self.feed_forward_norm))
             x_BTM = self._after(x_BTM, y_BTM, self.feed_forward_norm, self.feed_forward_out_norm)
         return x_BTM, stats
-
-    def _mixed(self, x_BTM: Tensor, place: Place, state: Any) -> Tensor:
-        assert self.mixer is not None
-        y_BTM = self.mixer(self._before(x_BTM, self.mixer_norm), place, state)
-        return self._after(x_BTM, y_BTM, self.mixer_norm, self.mixer_out_norm)
 
     def _both_at_once(self, x_BTM: Tensor, place: Place, state: Any) -> tuple[Tensor, RouterStats | None]:
         assert self.mixer is not None

@@ -10,13 +10,10 @@
 
 #include <vector>
 
-// What a row is before it is rounded: x, or x normed, or its first half's SiLU times its second half.
 struct Source {
-    const float* x;
-    int64_t stride;
+    const float* x;     // [M, I]
     const float* norm;  // weights of an RMS norm, or null
     float eps;
-    int64_t gated;
 };
 
 // ---- rows
@@ -38,21 +35,10 @@ static INLINE void put_some(float* to, Vec x, int64_t n) {
     else memcpy(to, &x, 4 * n);
 }
 
-// The source's row into `to`, n floats.
-static void read_row(float* to, const Source& from, int64_t row, int64_t n) {
-    const float* x = from.x + row * from.stride;
-    if (from.norm) {
-        const float factor = 1 / std::sqrt(sum_of_squares(x, n) / n + from.eps);
-        for (int64_t i = 0; i < n; i += L)
-            put_some(to + i, some(x + i, n - i) * factor * some(from.norm + i, n - i), n - i);
-    } else if (from.gated) {
-        for (int64_t i = 0; i < n; i += L) {
-            const Vec gate = some(x + i, n - i);
-            put_some(to + i, gate / (1.0f + exp2(gate * -LOG2E)) * some(x + n + i, n - i), n - i);
-        }
-    } else {
-        memcpy(to, x, 4 * n);
-    }
+static void norm_row(float* to, const float* x, const Source& from, int64_t n) {
+    const float factor = 1 / std::sqrt(sum_of_squares(x, n) / n + from.eps);
+    for (int64_t i = 0; i < n; i += L)
+        put_some(to + i, some(x + i, n - i) * factor * some(from.norm + i, n - i), n - i);
 }
 
 // n <= width floats to whole numbers of at most 127 and their scale; a row that is not finite gets no finite scale.
@@ -106,9 +92,9 @@ static void round_row(const Matrix& w, const float* x, const Rows& rows, int64_t
 
 // A row of the source as the matrix wants it; `spare` holds 2 I floats.
 static void prepare(const Matrix& w, const Source& from, const Rows& rows, int64_t row, float* spare) {
-    const float* x = from.x + row * from.stride;
-    if (from.norm || from.gated) {
-        read_row(spare, from, row, w.I);
+    const float* x = from.x + row * w.I;
+    if (from.norm) {
+        norm_row(spare, x, from, w.I);
         x = spare;
     }
     if (w.order || w.in_scales) {
@@ -223,7 +209,7 @@ struct Keep {
         return reinterpret_cast<char*>(up(reinterpret_cast<int64_t>(memory.data()), 64));
     }
 };
-static thread_local Keep kept_rows, kept_spare, kept_hidden;
+static thread_local Keep kept_rows, kept_spare;
 
 static int64_t rows_bytes(const Matrix& w, int64_t M) {
     if (w.kind == FLOAT8) return M * w.columns() * 4;
@@ -257,33 +243,13 @@ static void multiply(const Matrix& w, const Source& from, int64_t M, const Outpu
         });
 }
 
-constexpr int64_t ROWS = 512;  // of a call's pieces: what lies between two matrices stays small
-
-static Source source(const float* x, int64_t stride, const float* norm, double eps) {
-    return {x, stride, norm, static_cast<float>(eps), 0};
-}
-
-extern "C" {
+constexpr int64_t ROWS = 512;  // of a call's pieces
 
 // y [M, O] = (normed) x times w (+ add)
-void quantized_linear(const Matrix* w, const float* x, const float* norm, double eps, const float* add, float* y,
-                      int64_t M, int64_t threads) {
+extern "C" void quantized_linear(const Matrix* w, const float* x, const float* norm, double eps, const float* add,
+                                 float* y, int64_t M, int64_t threads) {
     for (; M > ROWS; M -= ROWS, x += ROWS * w->I, y += ROWS * w->O, add = add ? add + ROWS * w->O : add)
         quantized_linear(w, x, norm, eps, add, y, ROWS, threads);
-    const Source from = source(x, w->I, norm, eps);
-    const Output out{y, w->O, w->bias, add};
-    multiply(*w, from, M, out, threads);
+    const Output out{y, w->bias, add};
+    multiply(*w, {x, norm, static_cast<float>(eps)}, M, out, threads);
 }
-
-// y [M, O] = down(SiLU(gate) * up) (+ add), where gate and up are the halves of (normed) x times gate_up
-void quantized_mlp(const Matrix* gate_up, const Matrix* down_, const float* x, const float* norm, double eps,
-                   const float* add, float* y, int64_t M, int64_t threads) {
-    for (; M > ROWS; M -= ROWS, x += ROWS * gate_up->I, y += ROWS * down_->O, add = add ? add + ROWS * down_->O : add)
-        quantized_mlp(gate_up, down_, x, norm, eps, add, y, ROWS, threads);
-    float* h = reinterpret_cast<float*>(kept_hidden.take(M * gate_up->O * 4));
-    const Source from = source(x, gate_up->I, norm, eps), between{h, gate_up->O, nullptr, 0, 1};
-    multiply(*gate_up, from, M, {h, gate_up->O, gate_up->bias, nullptr}, threads);
-    multiply(*down_, between, M, {y, down_->O, down_->bias, add}, threads);
-}
-
-}  // extern "C"

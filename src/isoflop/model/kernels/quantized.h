@@ -44,9 +44,8 @@ struct Rows {
 };
 
 struct Output {
-    float* y;
-    int64_t stride;
-    const float *bias, *add;  // add: rows of the same stride as y's, or null
+    float* y;                 // [M, O]
+    const float *bias, *add;  // [O] and [M, O], or null
 };
 
 static INLINE Floats floats(const float* p) { return *reinterpret_cast<const LooseFloats*>(p); }
@@ -141,8 +140,8 @@ static INLINE void open_halves(const uint8_t* p, Bytes table, Bytes& low, Bytes&
 
 static INLINE void store(const Output& out, int64_t row, int64_t o, int64_t O, Floats x) {
     if (o >= O) return;
-    float* y = out.y + row * out.stride + o;
-    const float* add = out.add ? out.add + row * out.stride + o : nullptr;
+    float* y = out.y + row * O + o;
+    const float* add = out.add ? out.add + row * O + o : nullptr;
     if (o + LANES <= O) {
         if (out.bias) x += floats(out.bias + o);
         if (add) x += floats(add);

@@ -121,47 +121,25 @@ def _unpack_groups(x: Tensor, d_out: int) -> Tensor:
 
 def available() -> bool:
     """Whether the kernel can be had here; the first call compiles it."""
-    return _functions() is not None
+    return _function() is not None
 
 
-def linear(
-    x_MI: Tensor, w: Packed, norm: Tensor | None = None, eps: float = 0.0, add_MO: Tensor | None = None
-) -> Tensor:
-    """x (or its RMS norm, with weights `norm`) times the matrix (plus add), [M, O]; all contiguous fp32."""
+def linear(x_MI: Tensor, w: Packed) -> Tensor:
+    """x times the matrix, [M, O]; contiguous fp32."""
     n_rows = x_MI.shape[0]  # len(x_MI) would take as long as all the rest
     y_MO = x_MI.new_empty(n_rows, w.shape[0])
-    _run(0, w.call, x_MI.data_ptr(), _pointer(norm), eps, _pointer(add_MO), y_MO.data_ptr(), n_rows)
+    function = _function()
+    assert function is not None
+    function(w.call, x_MI.data_ptr(), None, 0.0, None, y_MO.data_ptr(), n_rows, torch.get_num_threads())
     return y_MO
-
-
-def mlp(
-    x_MI: Tensor, gate_up: Packed, down: Packed, norm: Tensor | None = None, eps: float = 0.0, add: Tensor | None = None
-) -> Tensor:
-    """down(silu(gate) * up) (plus add), [M, O], gate and up the halves of x (or its RMS norm) times gate_up."""
-    n_rows = x_MI.shape[0]
-    y_MO = x_MI.new_empty(n_rows, down.shape[0])
-    _run(1, gate_up.call, down.call, x_MI.data_ptr(), _pointer(norm), eps, _pointer(add), y_MO.data_ptr(), n_rows)
-    return y_MO
-
-
-def _run(which: int, *arguments: Any) -> None:
-    functions = _functions()
-    assert functions is not None
-    functions[which](*arguments, torch.get_num_threads())
-
-
-def _pointer(x: Tensor | None) -> int | None:
-    return None if x is None else x.data_ptr()
 
 
 @functools.cache
-def _functions() -> tuple[Any, Any] | None:
+def _function() -> Any:
     kernels = library("quantized")
     if kernels is None:
         return None
     pointer, size = ctypes.c_void_p, ctypes.c_int64
-    row = (pointer, pointer, ctypes.c_double, pointer, pointer, size, size)
-    kernels.quantized_linear.argtypes = (pointer, *row)
-    kernels.quantized_mlp.argtypes = (pointer, pointer, *row)
-    kernels.quantized_linear.restype = kernels.quantized_mlp.restype = None
-    return kernels.quantized_linear, kernels.quantized_mlp
+    kernels.quantized_linear.argtypes = pointer, pointer, pointer, ctypes.c_double, pointer, pointer, size, size
+    kernels.quantized_linear.restype = None
+    return kernels.quantized_linear
