@@ -141,10 +141,9 @@ def test_refusals(tmp_path: Path, bytes_: Vocabulary) -> None:
         bytes_.encode("a\ud800")
     with pytest.raises(ValueError, match="token 256 is not among the model's 0 to 255"):
         bytes_.decode([256])
-    with pytest.raises(ValueError, match="at most 16"):
-        Stops(["a"] * 17)
-    with pytest.raises(ValueError, match="of 0 characters"):
-        Stops([""])
+    for stop, said in (("", "is empty"), ("a" * 1025, "has 1025 characters")):
+        with pytest.raises(ValueError, match=f"stop: a string {said}; it must have 1 to 1024"):
+            Stops([stop])
 
 
 def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:

@@ -126,6 +126,12 @@ def test_wrong_questions(server: Served, path: str, body: Any, status: int, said
     assert said in answer["error"]["message"] and "Traceback" not in answer["error"]["message"]
 
 
+def test_as_many_stop_strings_as_may_be(server: Served) -> None:
+    """Those of the model's own conversations come on top."""
+    body = {"messages": USER, "max_tokens": 3, "stop": [f"stop {i}" for i in range(16)]}
+    assert server.ask("POST", CHAT, body)[0] == 200
+
+
 def test_a_client_that_leaves(server: Served) -> None:
     for body in (LONG, LONG | {"stream": True}, LONG | {"n": 8}):
         before = server.metric("isoflop_output_tokens_total")

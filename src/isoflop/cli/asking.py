@@ -53,12 +53,14 @@ def sampling_of(args: argparse.Namespace, logprobs: int | None = None) -> "Sampl
     """The choices made. Raises ValueError naming the option."""
     import_torch()
     from isoflop.engine.sampling import Sampling
-    from isoflop.engine.text import check_stops
+    from isoflop.engine.text import MOST_STOPS, check_stops
 
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
     values = {name: getattr(args, name) for name in (*names, "seed", "ignore_eos")}
     most = OUTPUT_TOKENS if args.max_tokens is None else args.max_tokens
     grammar = _grammar(args)
+    if len(args.stop) > MOST_STOPS:
+        raise ValueError(f"--stop: {len(args.stop)} strings; at most {MOST_STOPS}")
     try:
         check_stops(args.stop)
         return Sampling(**values, max_tokens=most, logprobs=logprobs, grammar=grammar)

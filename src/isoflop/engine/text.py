@@ -34,9 +34,8 @@ class Detokenizer:
 
 
 def check_stops(stops: Sequence[str]) -> tuple[str, ...]:
-    """Raises ValueError where they are too many, empty or too long."""
-    if len(stops) > MOST_STOPS:
-        raise ValueError(f"stop: {len(stops)} strings; at most {MOST_STOPS}")
+    """Raises ValueError where one is empty or too long. How many a request may bring (MOST_STOPS) is seen where it
+    comes in: a template adds its own."""
     for stop in stops:
         if not 0 < len(stop) <= LONGEST_STOP:
             said = "is empty" if not stop else f"has {len(stop)} characters"
@@ -84,8 +83,8 @@ class Stops:
 
 
 class TextStream:
-    """Both: `feed` tokens, get text that stands; `stopped` once a stop string ended it. `n_characters`: of all tokens so
-    far, those among them that are held back or were cut off."""
+    """Both: `feed` tokens, get text that stands; `stopped` once a stop string ended it. `n_characters`: of all tokens
+    so far, held back and cut off ones among them."""
 
     def __init__(
         self, vocabulary: Vocabulary, stops: Sequence[str] = (), include: bool = False, start: bool = False

@@ -33,7 +33,7 @@ class Service:
         self.check_open()
         if len(jobs) > self.runner.most_live:  # trying again would never help
             raise ApiError(400, f"n: {len(jobs)} choices, and the server takes {self.runner.most_live} at once", "n")
-        clock = Clock(self.metrics)
+        clock, choices = Clock(self.metrics), start(jobs, self.desk.vocabulary)
         deadline = asyncio.get_running_loop().time() + self._request_s
         try:
             events = await self.runner.submit([job.request for job in jobs])
@@ -43,7 +43,7 @@ class Service:
             raise ApiError(429, f"{error}; try again", code="queue_full") from None
         except Broken:
             raise ApiError(503, "the engine has failed; the server needs a restart", code="engine_failed") from None
-        return Work(self, start(jobs, self.desk.vocabulary), events, deadline, clock)
+        return Work(self, choices, events, deadline, clock)
 
 
 class Work:
