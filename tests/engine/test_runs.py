@@ -72,7 +72,8 @@ def test_layers_in_one_call(kind: str, activation: Any) -> None:
     feed_forward = Mlp(d_ff=40, activation=activation)
     layers = Layer(FULL, feed_forward), Layer(NORMED, feed_forward), Layer(SLIDING, None), Layer(None, feed_forward)
     watched: list[int] = []
-    beside_modules(model_of(layers, kind), watched, close=1e-2 if kind == "int4" else 1e-5)
+    # where rows are rounded, to 8 bits or to a bf16 matrix's type, a last bit before that may move one by a step
+    beside_modules(model_of(layers, kind), watched, close=1e-5 if kind == "fp32" else 1e-2)
     assert set(watched) == {4}
 
 
