@@ -1,4 +1,10 @@
-"""A few rows times a matrix, and their norm, beside plain torch."""
+"""Rows times a matrix, and their norm, beside plain torch."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,12 +26,12 @@ pytestmark = pytest.mark.skipif(rows._functions() is None, reason="no C++ compil
     st.sampled_from(TYPES),
     st.integers(1, 70),
     st.integers(1, 100),
-    st.integers(1, 8),
+    st.integers(1, 70),
     st.integers(1, 2),
     st.booleans(),
     st.integers(0, 2**20),
 )
-def test_few_rows_are_multiplied_as_torch_would(
+def test_rows_are_multiplied_as_torch_would(
     types: tuple[torch.dtype, torch.dtype], d_out: int, d_in: int, n_rows: int, threads: int, bias: bool, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -42,10 +48,51 @@ def test_few_rows_are_multiplied_as_torch_would(
     finally:
         torch.set_num_threads(before)
     of_bias = None if layer.bias is None else layer.bias.double()
-    exact = F.linear(x.double(), layer.weight.double(), of_bias)
+    met = x.to(types[1]).double()  # rows that meet bf16 are rounded to it
+    exact = F.linear(met, layer.weight.double(), of_bias)
     assert y.dtype == types[0] and y.shape == (n_rows, 1, d_out)
     precision = 1e-2 if types[0] == torch.bfloat16 else 1e-5
     torch.testing.assert_close(y.double(), exact, rtol=precision, atol=precision)
+
+
+@pytest.mark.parametrize("types", TYPES)
+@pytest.mark.parametrize("d_in", (37, 2500))  # in one span of columns, in several
+def test_a_row_gives_the_same_whatever_is_beside_it(types: tuple[torch.dtype, torch.dtype], d_in: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(45, d_in, generator=generator).to(types[1]), torch.randn(45, generator=generator)
+    x = torch.randn(1100, d_in, generator=generator).to(types[0])
+    before = torch.get_num_threads()
+    try:
+        with torch.no_grad():
+            torch.set_num_threads(1)
+            alone = torch.cat([rows.linear(row[None], weight, bias) for row in x])
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                for n_rows in (*range(1, 71), 130, len(x)):
+                    assert torch.equal(rows.linear(x[-n_rows:], weight, bias), alone[-n_rows:])
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86 processor, to build for a lesser one")
+@pytest.mark.parametrize("lesser", ("-mno-avx512bf16", "-mno-avx"))
+def test_processors_with_fewer_instructions(tmp_path: Path, lesser: str) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f'#!/bin/sh\nexec {os.environ.get("CXX", "g++")} "$@" {lesser}\n')
+    compiler.chmod(0o700)
+    program = (
+        "import torch; from isoflop.model.kernels import rows\n"
+        "fp32, bf16 = torch.float32, torch.bfloat16\n"
+        "for of_x, of_weight in ((fp32, fp32), (fp32, bf16), (bf16, bf16)):\n"
+        "    for n_rows, d_in, d_out in ((1, 5, 3), (3, 70, 9), (40, 1500, 41)):\n"
+        "        x, weight = torch.randn(n_rows, d_in).to(of_x), torch.randn(d_out, d_in).to(of_weight)\n"
+        "        y, exact = rows.linear(x, weight, None), x.to(of_weight).double() @ weight.double().T\n"
+        "        torch.testing.assert_close(y, exact.to(of_x), rtol=1e-2 if of_x == bf16 else 1e-5, atol=1e-4)\n"
+        "        assert torch.equal(rows.linear(x[-1:], weight, None), y[-1:])\n"
+    )
+    environment = os.environ | {"CXX": str(compiler), "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and not done.stderr, done.stderr
 
 
 @settings(max_examples=50, deadline=None)
@@ -70,7 +117,7 @@ def test_what_is_learnt_compiled_or_faked_is_left_to_torch() -> None:
         assert not rows.multiplies(torch.empty(2, 8, device="meta"), layer.weight)
         assert not rows.multiplies(x.double(), layer.weight)
         assert not rows.multiplies(x, layer.weight.t())
-        assert not rows.multiplies(torch.randn(1000, 8), layer.weight)
+        assert not rows.multiplies(torch.randn(rows.MOST_ROWS + 1, 8), layer.weight)
 
 
 def test_what_is_not_a_number_shows() -> None:

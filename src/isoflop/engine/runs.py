@@ -17,7 +17,7 @@ from isoflop.model import DecoderModel
 from isoflop.model.attention import Attention
 from isoflop.model.kernels import layers as kernels
 from isoflop.model.kernels.room import is_settled, settled
-from isoflop.model.kernels.rows import FEW, unrecorded
+from isoflop.model.kernels.rows import KINDS, unrecorded
 from isoflop.model.layer import LayerModel
 from isoflop.model.linear import Linear
 from isoflop.model.mlp import Mlp
@@ -180,7 +180,7 @@ class Runs:
         if type(linear) is not Linear:
             return None
         weight, bias = self._marks.part(linear, "weight"), self._marks.part(linear, "bias")
-        plain = weight.is_contiguous() and weight.device.type == "cpu" and (torch.float32, weight.dtype) in FEW
+        plain = weight.is_contiguous() and weight.device.type == "cpu" and (torch.float32, weight.dtype) in KINDS
         if not plain or not (bias is None or bias.dtype is torch.float32):
             return None
         return kernels.as_it_lies(weight.detach(), bias)

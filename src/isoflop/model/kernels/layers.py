@@ -37,8 +37,7 @@ def of_few_bits(packed: quantized.Packed) -> Matrix:
 
 def as_it_lies(weight_OI: Tensor, bias_O: Tensor | None) -> Matrix:
     """Of fp32 or bf16, with a bias of fp32."""
-    most = rows.FEW[torch.float32, weight_OI.dtype]
-    return Matrix(_address("rows", "rows_linear"), ctypes.create_string_buffer(rows.matrix(weight_OI, bias_O)), most)
+    return Matrix(_address("rows", "rows_linear"), ctypes.create_string_buffer(rows.matrix(weight_OI, bias_O)), 2**31)
 
 
 class Mixing(NamedTuple):

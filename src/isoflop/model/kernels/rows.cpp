@@ -1,11 +1,12 @@
-// A few rows times a matrix as it lies, of fp32 or bf16, summed in fp32: each row of the matrix is read once for up to 4
-// rows, from near for the next 4. And the norm of rows. No sum depends on the number of threads.
+// Rows times a matrix as it lies, of fp32 or bf16, summed in fp32: each row of the matrix is fetched once for as many
+// rows as stay near. And the norm of rows. Rows that meet a matrix of bf16 are rounded to it first, however many they
+// are. No row of y depends on the rows beside it or on the number of threads.
 
 #include <cmath>
 #include <vector>
 
 #include "pool.h"
-#include "vectors.h"
+#include "products.h"
 
 // A matrix as the caller describes it (rows.py packs the same).
 struct Matrix {
@@ -14,124 +15,111 @@ struct Matrix {
     int64_t I, O, bf16;
 };
 
-struct Call {
-    const float* x;  // [M, I]
-    const void* weight;
-    const float *bias, *add;  // add [M, O], or null; may be y
-    float* y;                 // [M, O]
-    int64_t M, I, O;
+// Rows as they come: of fp32, or bf16 if half; to be normed with weights `norm`, or null
+struct Source {
+    const void* x;
+    bool half;
+    const float* norm;
+    double eps;
 };
 
-constexpr int TILE = 4;         // rows of either side
-constexpr int64_t STRIP = 32;   // rows of the matrix that one task takes
+constexpr int64_t SHARED_FROM = 8192;  // numbers from which threads share the preparation of rows
+constexpr int64_t STRIP = 32;          // rows of the matrix that one task takes, at most
+constexpr int64_t BLOCK = 512 << 10;   // bytes of rows that stay in the second cache while the matrix passes
+constexpr int64_t ROWS = 1024;         // of a call's pieces: what is kept of rows stays small
+constexpr int64_t LEAST = 24 * MOST;   // rows of a block, however wide: each reads the matrix anew
 
-template <int N>
-static INLINE Vec weights(const void* p, int64_t at_, int64_t n);
-
-template <>
-INLINE Vec weights<4>(const void* p, int64_t at_, int64_t n) {
-    return some(static_cast<const float*>(p) + at_, n);
-}
-
-template <>
-INLINE Vec weights<2>(const void* p, int64_t at_, int64_t n) {  // a bf16 is the upper half of a float
-    typedef uint16_t Short __attribute__((vector_size(2 * L)));
-    Short x{};
-    memcpy(&x, static_cast<const uint16_t*>(p) + at_, n >= L ? sizeof x : 2 * n);
-#if defined(__AVX512F__)
-    return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)x), 16);
-#else
-    return (Vec)(__builtin_convertvector(x, Ints) << 16);
-#endif
-}
-
-static INLINE float total(Vec x) {
-#if defined(__AVX512F__)
-    return _mm512_reduce_add_ps((__m512)x);
-#else
-    UNROLL for (int half = L / 2; half > 0; half /= 2)
-        UNROLL for (int k = 0; k < half; ++k) x[k] += x[k + half];
-    return x[0];
-#endif
-}
-
-// OUT rows of the matrix from `o` on times R rows of x from `m` on.
-template <int SIZE, int R, int OUT>
-static void tile(const Call& c, int64_t m, int64_t o) {
-    Vec sums[OUT][R];
-    UNROLL for (int i = 0; i < OUT; ++i)
-        UNROLL for (int r = 0; r < R; ++r) sums[i][r] = Vec{};
-    const float* x = c.x + m * c.I;
-    const char* w = static_cast<const char*>(c.weight) + o * c.I * SIZE;
-    const char* next = w + OUT * c.I * SIZE;
-    int64_t k = 0;
-    for (; k + L <= c.I; k += L) {
-        Vec a[OUT];
-        UNROLL for (int i = 0; i < OUT; ++i) a[i] = weights<SIZE>(w + i * c.I * SIZE, k, L);
-        if (SIZE == 4 || k % (2 * L) == 0)  // lines of the next tile, in the order in which they lie
-            UNROLL for (int i = 0; i < OUT; ++i) __builtin_prefetch(next + k * OUT * SIZE + i * 64);
-        UNROLL for (int r = 0; r < R; ++r) {
-            const Vec b = at(x + r * c.I + k);
-            UNROLL for (int i = 0; i < OUT; ++i) sums[i][r] += a[i] * b;
-        }
+// Memory that a thread keeps between calls
+struct Kept {
+    std::vector<char> memory;
+    template <class T>
+    T* room(int64_t n) {
+        const size_t bytes = n * sizeof(T) + LINE;
+        if (memory.size() < bytes) memory.resize(bytes);
+        return reinterpret_cast<T*>(up(reinterpret_cast<int64_t>(memory.data()), LINE));
     }
-    if (k < c.I)
-        UNROLL for (int i = 0; i < OUT; ++i)
-            UNROLL for (int r = 0; r < R; ++r)
-                sums[i][r] += weights<SIZE>(w + i * c.I * SIZE, k, c.I - k) * some(x + r * c.I + k, c.I - k);
-    UNROLL for (int i = 0; i < OUT; ++i)
-        UNROLL for (int r = 0; r < R; ++r) {
-            const int64_t at = (m + r) * c.O + o + i;
-            c.y[at] = total(sums[i][r]) + (c.bias ? c.bias[o + i] : 0) + (c.add ? c.add[at] : 0);
-        }
+};
+static thread_local Kept kept_rows, kept_row, kept_sums;
+
+static void norm_row(const float* x, const float* weight, float* y, int64_t N, double eps) {
+    Vec sums[4] = {};
+    int64_t i = 0;
+    for (; i + 4 * L <= N; i += 4 * L)
+        UNROLL for (int k = 0; k < 4; ++k) sums[k] += at(x + i + k * L) * at(x + i + k * L);
+    for (; i < N; i += L) sums[0] += some(x + i, N - i) * some(x + i, N - i);
+    const Vec all[OUT] = {(sums[0] + sums[1]) + (sums[2] + sums[3])};
+    const float factor = 1 / std::sqrt(totals(all)[0] / static_cast<float>(N) + static_cast<float>(eps));
+    for (i = 0; i + L <= N; i += L) put(y + i, at(x + i) * factor * at(weight + i));
+    for (; i < N; ++i) y[i] = x[i] * factor * weight[i];
 }
 
-template <int SIZE, int OUT>
-static void all_rows(const Call& c, int64_t o) {
-    int64_t m = 0;
-    for (; m + TILE <= c.M; m += TILE) tile<SIZE, TILE, OUT>(c, m, o);
-    if (c.M - m == 3) tile<SIZE, 3, OUT>(c, m, o);
-    else if (c.M - m == 2) tile<SIZE, 2, OUT>(c, m, o);
-    else if (c.M - m == 1) tile<SIZE, 1, OUT>(c, m, o);
+// A row of the source, as numbers that meet the matrix's
+template <class K>
+static void prepare(const Source& from, int64_t m, int64_t I, typename K::X* to, int64_t stride) {
+    static_assert(LINE % (L * sizeof(typename K::X)) == 0, "a row's last vector stays in its last line");
+    const float* x = static_cast<const float*>(from.x) + m * I;
+    if (from.half) {
+        const uint16_t* halves = static_cast<const uint16_t*>(from.x) + m * I;
+        float* wide = kept_row.room<float>(I);
+        for (int64_t i = 0; i < I; ++i) wide[i] = widened(halves[i]);
+        x = wide;
+    }
+    if (from.norm) {
+        float* normed = kept_row.room<float>(I);
+        norm_row(x, from.norm, normed, I, from.eps);
+        x = normed;
+    }
+    int64_t i = 0;
+    for (; i < I; i += L) K::put(to + i, some(x + i, I - i));
+    std::fill(to + i, to + stride, typename K::X{});
 }
 
-template <int SIZE>
-static void strip(const Call& c, int64_t from) {
-    const int64_t to = std::min(c.O, from + STRIP);
-    int64_t o = from;
-    for (; o + TILE <= to; o += TILE) all_rows<SIZE, TILE>(c, o);
-    for (; o < to; ++o) all_rows<SIZE, 1>(c, o);
+template <class K>
+static void multiply_rows(const Matrix& w, const Source& from, int64_t M, const float* add, void* y, int64_t threads) {
+    typedef typename K::X X;
+    const int64_t lines = (w.I * sizeof(X) + LINE - 1) / LINE | 1;  // odd: rows do not lie over each other in a cache
+    const int64_t stride = lines * LINE / sizeof(X);
+    X* const x = kept_rows.room<X>(M * stride);
+    share(M, M * w.I < SHARED_FROM ? 1 : threads, [&](int64_t m) { prepare<K>(from, m, w.I, x + m * stride, stride); });
+    const Product p{x, stride, w.weight, w.bias, add, y, from.half, w.I, w.O};
+    const int64_t block = std::max<int64_t>(LEAST, down(BLOCK / (lines * LINE), MOST));
+    const int64_t strip = std::min(STRIP, std::max(GROUP, down(w.O / (4 * threads), GROUP)));
+    const int64_t strips = (w.O + strip - 1) / strip, blocks = (M + block - 1) / block;
+    share(strips * blocks, threads, [&](int64_t i) {
+        const int64_t m = i / strips * block, m_end = std::min(M, m + block), o = i % strips * strip;
+        const int64_t o_end = std::min(w.O, o + strip), step = m_end - m <= MOST ? OUT : GROUP;
+        Vec* const kept = kept_sums.room<Vec>(GROUP * (m_end - m));
+        for (int64_t g = o; g < o_end; g += step) group<K>(p, m, m_end, g, std::min(o_end, g + step), kept);
+    });
+}
+
+static void multiply(const Matrix& w, const Source& from, int64_t M, const float* add, void* y, int64_t threads) {
+    for (int64_t m = 0; m < M; m += ROWS) {
+        const int64_t n = std::min(ROWS, M - m), size = from.half ? 2 : 4;
+        const Source rows{static_cast<const char*>(from.x) + m * w.I * size, from.half, from.norm, from.eps};
+        char* const to = static_cast<char*>(y) + m * w.O * size;
+        const float* const more = add ? add + m * w.O : nullptr;
+        const auto of_kind = w.bf16 ? multiply_rows<Halves> : multiply_rows<Singles>;
+        of_kind(w, rows, n, more, to, threads);
+    }
 }
 
 extern "C" {
 
 // y = x / sqrt(mean(x^2) + eps) * weight; x and y [M, N], weight [N]
 void rows_norm(const float* x, const float* weight, float* y, int64_t M, int64_t N, double eps) {
-    for (int64_t m = 0; m < M; ++m, x += N, y += N) {
-        Vec sums[4] = {};
-        int64_t i = 0;
-        for (; i + 4 * L <= N; i += 4 * L)
-            UNROLL for (int k = 0; k < 4; ++k) sums[k] += at(x + i + k * L) * at(x + i + k * L);
-        for (; i < N; i += L) sums[0] += some(x + i, N - i) * some(x + i, N - i);
-        const float squares = total((sums[0] + sums[1]) + (sums[2] + sums[3]));
-        const float factor = 1 / std::sqrt(squares / static_cast<float>(N) + static_cast<float>(eps));
-        for (i = 0; i + L <= N; i += L) put(y + i, at(x + i) * factor * at(weight + i));
-        for (; i < N; ++i) y[i] = x[i] * factor * weight[i];
-    }
+    for (int64_t m = 0; m < M; ++m) norm_row(x + m * N, weight, y + m * N, N, eps);
 }
 
 // y [M, O] = x (or its RMS norm, with weights `norm`) times the matrix (+ add)
 void rows_linear(const Matrix* w, const float* x, const float* norm, double eps, const float* add, float* y, int64_t M,
                  int64_t threads) {
-    static thread_local std::vector<float> normed;
-    if (norm) {
-        if (normed.size() < static_cast<size_t>(M * w->I)) normed.resize(M * w->I);
-        rows_norm(x, norm, normed.data(), M, w->I, eps);
-        x = normed.data();
-    }
-    const Call c{x, w->weight, w->bias, add, y, M, w->I, w->O};
-    share((w->O + STRIP - 1) / STRIP, threads,
-          [&](int64_t i) { w->bf16 ? strip<2>(c, i * STRIP) : strip<4>(c, i * STRIP); });
+    multiply(*w, {x, false, norm, eps}, M, add, y, threads);
+}
+
+// y [M, O] = x times the matrix, both of bf16, summed in fp32
+void rows_linear_bf16(const Matrix* w, const uint16_t* x, uint16_t* y, int64_t M, int64_t threads) {
+    multiply(*w, {x, true, nullptr, 0}, M, nullptr, y, threads);
 }
 
 }  // extern "C"

@@ -1,9 +1,13 @@
-"""A few rows times a matrix as it lies, and their norm, where nothing is recorded: rows.cpp. M rows, I in, O out."""
+"""Rows times a matrix as it lies, and their norm, where nothing is recorded: rows.cpp. M rows, I in, O out.
+
+Sums are of fp32, in one order: what a row gives does not depend on the rows beside it, nor on the threads, bit for bit.
+A matrix of bf16 meets rows of bf16: others are rounded to it first, however many they are. (Autocast, vLLM and
+llama.cpp do so too; the error is as large as that which the matrix's own rounding made.)
+"""
 
 import ctypes
 import functools
 import struct
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +15,9 @@ from torch import Tensor
 from isoflop.model.kernels.build import library
 
 _MATRIX = struct.Struct("5q")  # rows.cpp's `Matrix`: 2 pointers, 3 sizes
-# Rows up to which the kernel beats torch's products, by the types of rows and matrix. Mixed ones would first be cast.
-FEW = {(torch.float32, torch.float32): 16, (torch.bfloat16, torch.bfloat16): 8, (torch.float32, torch.bfloat16): 64}
+# Types of rows and matrix that are multiplied here; other mixtures are cast first.
+KINDS = {(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16), (torch.float32, torch.bfloat16)}
+MOST_ROWS = 4096  # more are no step of an engine, and torch's product is up to a tenth faster
 MOST = 2**16  # numbers up to which one thread norms sooner than torch's do
 
 
@@ -25,21 +30,22 @@ def unrecorded(x: Tensor) -> bool:
 
 def multiplies(x: Tensor, weight_OI: Tensor) -> bool:
     """Whether `linear` can take these, and should."""
-    if not unrecorded(x) or x.numel() > FEW.get((x.dtype, weight_OI.dtype), 0) * weight_OI.shape[1]:
+    if not unrecorded(x) or (x.dtype, weight_OI.dtype) not in KINDS or x.numel() > MOST_ROWS * weight_OI.shape[1]:
         return False
     return weight_OI.is_contiguous() and weight_OI.device.type == "cpu" and _functions() is not None
 
 
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-    """x [..., I] @ weight.T + bias, [..., O], in x's type; products and sums in fp32."""
+    """x [..., I] @ weight.T + bias, [..., O], in x's type, fp32 or bf16."""
     d_out, d_in = weight_OI.shape
-    x_MI = x.reshape(-1, d_in).float().contiguous()
-    bias = None if bias_O is None else bias_O.float()
-    y = x_MI.new_empty(*x.shape[:-1], d_out)
-    _both()[0](
-        matrix(weight_OI, bias), x_MI.data_ptr(), None, 0.0, None, y.data_ptr(), x_MI.shape[0], torch.get_num_threads()
-    )
-    return y if x.dtype == torch.float32 else y.to(x.dtype)
+    x_MI, bias = x.reshape(-1, d_in).contiguous(), None if bias_O is None else bias_O.float()
+    y, n_rows, threads = x.new_empty(*x.shape[:-1], d_out), x_MI.shape[0], torch.get_num_threads()
+    kernels, packed = _needed(), matrix(weight_OI, bias)
+    if x.dtype == torch.bfloat16:
+        kernels.rows_linear_bf16(packed, x_MI.data_ptr(), y.data_ptr(), n_rows, threads)
+    else:
+        kernels.rows_linear(packed, x_MI.data_ptr(), None, 0.0, None, y.data_ptr(), n_rows, threads)
+    return y
 
 
 def matrix(weight_OI: Tensor, bias_O: Tensor | None) -> bytes:
@@ -59,23 +65,24 @@ def norms(x: Tensor, weight: Tensor) -> bool:
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension."""
     y, d = torch.empty_like(x), x.shape[-1]
-    _both()[1](x.data_ptr(), weight.data_ptr(), y.data_ptr(), x.numel() // d, d, eps)
+    _needed().rows_norm(x.data_ptr(), weight.data_ptr(), y.data_ptr(), x.numel() // d, d, eps)
     return y
 
 
-def _both() -> tuple[Any, Any]:
-    functions = _functions()
-    assert functions is not None
-    return functions
+def _needed() -> ctypes.CDLL:
+    kernels = _functions()
+    assert kernels is not None
+    return kernels
 
 
 @functools.cache
-def _functions() -> tuple[Any, Any] | None:
+def _functions() -> ctypes.CDLL | None:
     kernels = library("rows")
     if kernels is None:
         return None
     pointer, size = ctypes.c_void_p, ctypes.c_int64
     kernels.rows_linear.argtypes = pointer, pointer, pointer, ctypes.c_double, pointer, pointer, size, size
+    kernels.rows_linear_bf16.argtypes = pointer, pointer, pointer, size, size
     kernels.rows_norm.argtypes = pointer, pointer, pointer, size, size, ctypes.c_double
-    kernels.rows_linear.restype = kernels.rows_norm.restype = None
-    return kernels.rows_linear, kernels.rows_norm
+    kernels.rows_linear.restype = kernels.rows_linear_bf16.restype = kernels.rows_norm.restype = None
+    return kernels
