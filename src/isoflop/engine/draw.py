@@ -16,6 +16,7 @@ from torch import Tensor
 from isoflop.engine.sampling import Guide, Sampling
 
 LEAST_TEMPERATURE = 1e-6  # below it, float32 cannot tell the quotients from the likeliest token's
+TOGETHER = 8  # rows whose weights stay in a cache nearby while they are drawn from
 BLOCK = 256  # tokens whose weights are summed before they are cumulated
 WORD = 2**64
 
@@ -57,11 +58,13 @@ def sample(logits_BV: Tensor, rows: Sequence[Row]) -> list[Drawn]:
     else:
         tokens = [0] * len(rows)
     if drawn:
-        chosen = [rows[i] for i in drawn]
-        weights_NV = _weights(choice_BV if len(drawn) == len(rows) else choice_BV[drawn], chosen)
-        numbers = [uniform(row.seed, len(row.history)) for row in chosen]
-        for i, token in zip(drawn, invert(weights_NV, numbers), strict=True):
-            tokens[i] = token
+        drawn_NV = choice_BV if len(drawn) == len(rows) else choice_BV[drawn]
+        for begin in range(0, len(drawn), TOGETHER):
+            at = drawn[begin : begin + TOGETHER]
+            weights_NV = _weights(drawn_NV[begin : begin + TOGETHER], [rows[i] for i in at])
+            numbers = [uniform(rows[i].seed, len(rows[i].history)) for i in at]
+            for i, token in zip(at, invert(weights_NV, numbers), strict=True):
+                tokens[i] = token
     told = log_probabilities(logits_BV, tokens, [row.sampling.logprobs for row in rows])
     return [Drawn(token, logprobs) for token, logprobs in zip(tokens, told, strict=True)]
 
