@@ -121,7 +121,7 @@ def test_chat(checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
         (["--json-schema", "/nowhere"], "generate: --json-schema /nowhere: No such file"),
         (["--stop", ""], "--stop: a string is empty; it must have 1 to 1024 characters"),
         ([*["--stop", "a"] * 17], "--stop: 17 strings; at most 16"),
-        (["--strategy", "budget", "--think-end", ""], "a string is empty"),
+        (["--strategy", "budget", "--think-end", ""], "--think-end: is empty"),
         (["--length-penalty", "2"], "--length-penalty is of --strategy beam, and this is plain"),
         (["--think-most", "9"], "--think-most is of --strategy budget, and this is plain"),
         (["--strategy", "best-of", "--think-end", "x"], "--think-end is of --strategy budget, and this is best-of"),

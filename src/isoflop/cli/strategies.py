@@ -137,6 +137,8 @@ def strategy_of(args: argparse.Namespace) -> Strategy:
     for name, (strategy, none) in OWN.items():
         if args.strategy != strategy and getattr(args, name) != none:
             raise ValueError(f"--{name.replace('_', '-')} is of --strategy {strategy}, and this is {args.strategy}")
+    if args.think_end == "":
+        raise ValueError("--think-end: is empty; give the text that ends thinking, or leave it out")
     if args.strategy == "budget" and args.n != 1:
         raise ValueError(f"--n {args.n}: a budget of thinking is for one answer")
     if args.strategy == "beam" and (args.regex is not None or args.json_schema is not None):
