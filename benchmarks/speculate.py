@@ -1,11 +1,17 @@
 """Speculative decoding: acceptance, the speed-up that it predicts, and the one measured, with and without by turns.
 
-    python benchmarks/speculate.py                                            a model made for it, see below
-    python benchmarks/speculate.py --model CKPT --draft SMALL --draft ngram   trained ones; prompts from --text FILE
+    python benchmarks/speculate.py                                             a model made for it, see below
+    python benchmarks/speculate.py --target CKPT --draft SMALL --draft ngram   trained ones; prompts from --text FILE
 
-Without --model: 12 layers, d_model 768, 32k tokens, random weights whose layers after the second change the stream by a
-share of what they would. The smaller that share, the more often an early exit is right: acceptance is set, and time is
-real. Every row is the best of --repeats.
+speculate_pair.py trains a pair in about 9 minutes, with text that neither has seen:
+
+    python benchmarks/speculate_pair.py FOLDER
+    python benchmarks/speculate.py --target FOLDER/target --draft FOLDER/draft --draft ngram --draft early-exit:4 \\
+        --text FOLDER/held_out.txt --drafts 1 2 3 4 5 6
+
+Without --target: 12 layers, d_model 768, 32k tokens, random weights whose layers after the second change the stream by
+a share of what they would. The smaller that share, the more often an early exit is right: acceptance is set, and time
+is real. Every row is the best of --repeats over all --prompts.
 """
 
 import argparse
@@ -56,54 +62,63 @@ def drafter_of(engine: Engine, name: str) -> Drafter:
     return draft_model(engine, open_checkpoint(Path(name), None).model)
 
 
-def decoded(engine: Engine, prompts: list[list[int]], sampling: Sampling) -> float:
-    """Tokens a second after the prompts."""
+def decoded(engine: Engine, prompts: list[list[int]], batch: int, sampling: Sampling) -> float:
+    """Tokens a second after the prompts, `batch` of them at a time."""
     before = engine.stats
-    for i, prompt in enumerate(prompts):
-        engine.submit(Request(str(i), tuple(prompt), sampling))
-    while engine.has_work:
-        engine.step()
+    for begin in range(0, len(prompts), batch):
+        for i, prompt in enumerate(prompts[begin : begin + batch]):
+            engine.submit(Request(str(i), tuple(prompt), sampling))
+        while engine.has_work:
+            engine.step()
     after = engine.stats
     return (after.decode_tokens - before.decode_tokens) / (after.decode_s - before.decode_s)
 
 
 def compare(
-    model: DecoderModel, name: str, prompts: list[list[int]], sampling: Sampling, drafts: int, args: argparse.Namespace
+    model: DecoderModel,
+    name: str,
+    prompts: list[list[int]],
+    batch: int,
+    sampling: Sampling,
+    drafts: int,
+    args: argparse.Namespace,
 ) -> tuple[Gain, float]:
     """What the drafts gained by the engine's count, and by whole runs with and without them by turns."""
     row_cost = args.row_cost if args.row_cost >= 0 else None
-    options = Options(memory=ROOM, drafts=drafts, row_cost=row_cost, most_running=len(prompts), snapshots=0)
+    options = Options(memory=ROOM, drafts=drafts, row_cost=row_cost, most_running=batch, snapshots=0)
     rates: dict[str, list[float]] = {"with": [], "without": []}
     gains = []
     for _ in range(args.repeats):
         engine = Engine(model, options)
-        rates["without"].append(decoded(engine, prompts, sampling))
+        rates["without"].append(decoded(engine, prompts, batch, sampling))
         engine.close()
         engine = Engine(model, options)
         engine.draft_with(drafter_of(engine, name))
-        rates["with"].append(decoded(engine, prompts, sampling))
-        gains.append(gain(engine, prompts))
+        rates["with"].append(decoded(engine, prompts, batch, sampling))
+        gains.append(gain(engine, prompts[:batch]))
         engine.close()
     return gains[rates["with"].index(max(rates["with"]))], max(rates["with"]) / max(rates["without"])
 
 
 def prompts_of(args: argparse.Namespace, n: int) -> list[list[int]]:
     """Pieces of --text, or random tokens with a piece said twice."""
-    if args.model is None:
+    if args.target is None:
         draws = torch.randint(VOCAB, (n, 24), generator=torch.Generator().manual_seed(1)).tolist()
         return [draw * 2 for draw in draws]
-    vocabulary = open_checkpoint(args.model, None).vocabulary
+    vocabulary = open_checkpoint(args.target, None).vocabulary
     tokens = vocabulary.encode(args.text.read_text())
-    return [tokens[i * 500 : i * 500 + args.prompt] for i in range(n)]
+    starts = range(0, len(tokens) - args.prompt, max(1, len(tokens) // n))
+    return [tokens[start : start + args.prompt] for start in starts[:n]]
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path)
+    parser.add_argument("--target", type=Path)
     parser.add_argument("--draft", action="append", default=[])
     parser.add_argument("--text", type=Path, default=Path(argparse.__file__), help="prompts of trained models")
     parser.add_argument("--prompt", type=int, default=32, help="tokens of each")
+    parser.add_argument("--prompts", type=int, default=1, help="batches of them")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--drafts", type=int, nargs="+", default=[4])
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
@@ -114,16 +129,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    if args.model is None:
+    if args.target is None:
         models = {f"made, {share:g}": made(share) for share in args.share}
     else:
-        models = {str(args.model.parent.name): open_checkpoint(args.model, None).model}
+        models = {args.target.name: open_checkpoint(args.target, None).model}
     print("model         drafter        T    k batch  accept tokens/pass  guess  judge predicted  measured")
     for label, model in models.items():
         for name in args.draft or [f"early-exit:{EXIT}", "ngram"]:
             for t, k, n in ((t, k, n) for t in args.temperature for k in args.drafts for n in args.batch):
                 sampling = Sampling(temperature=t, max_tokens=args.tokens, seed=1, ignore_eos=True)
-                told, measured = compare(model, name, prompts_of(args, n), sampling, k, args)
+                told, measured = compare(model, name, prompts_of(args, n * args.prompts), n, sampling, k, args)
                 print(row(label, name, t, k, n, told, measured), flush=True)
 
 

@@ -23,9 +23,9 @@ def saved(folder: Path, decoder: Decoder, seed: int, files: Path | None = None) 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`large`, and a `small` one for it; both of bytes."""
+    """`large`, and a `small` one so much cheaper that its guesses are worth a try; both of bytes."""
     folder = tmp_path_factory.mktemp("drafts")
-    saved(folder / "large", Dense(aspect=8).build(32, 256, 256), 0)
+    saved(folder / "large", Dense(aspect=16).build(128, 256, 256), 0)
     saved(folder / "small", Dense(aspect=32).build(32, 256, 256), 1)
     (folder / "files").mkdir()
     (folder / "files" / "tokenizer.json").write_text(

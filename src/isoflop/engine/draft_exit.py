@@ -48,7 +48,7 @@ class EarlyExit:
 
     def __init__(self, engine: Engine, view: DecoderModel) -> None:
         self.engine, self.view = engine, view
-        self.cost = relative_cost(view.decoder, engine.model.decoder)
+        self.cost = relative_cost(view, engine.model.decoder)
 
     def propose(self, asked: Many[tuple[Sequence, int]]) -> list[Proposal]:
         """See Drafter. One for whom there is no room is sent back to the line, and guessed for when it returns."""

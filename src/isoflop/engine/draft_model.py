@@ -81,7 +81,7 @@ class ModelDrafter:
                 f"the draft model has {model.decoder.vocab_size} tokens and the model {target.vocab_size}; "
                 "they must have the same vocabulary"
             )
-        self.model, self.cost = model.eval(), relative_cost(model.decoder, target)
+        self.model, self.cost = model.eval(), relative_cost(model, target)
         own = TYPES[model.dtype]
         dtype, n_slots = dtype or own, most_running * drafts
         rest = own if dtype in QUANTIZED else dtype

@@ -7,12 +7,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from isoflop.architecture import Decoder
+from isoflop.architecture import Attention, Decoder, Mlp
 from isoflop.cost.parameters import parameters
 from isoflop.engine.batch import Work
 from isoflop.engine.draw import Row
 from isoflop.engine.sequence import Sequence
 from isoflop.engine.speculate import Proposal, guess, rows_after
+from isoflop.model import DecoderModel
+
+# What a pass takes on a processor beside its weights, as so many of them: once, for a layer of those that run together
+# in one call, and for any other layer.
+PASS, JOINED, ALONE = 5e5, 5e4, 1e6
 
 
 @dataclass
@@ -52,8 +57,16 @@ def roll(forward: Callable[[list[Work]], Tensor], rolls: Many[Roll], step: Calla
             r.stand.tokens.append(r.tokens[-1])
 
 
-def relative_cost(draft: Decoder, target: Decoder) -> float:
-    """Of a pass of the draft, in passes of the target: by their weights, or by their layers if that is more, as small
-    models wait for the starts of kernels and not for their weights."""
-    weights = parameters(draft).matmul / parameters(target).matmul
-    return float(max(weights, draft.n_layers / target.n_layers))
+def relative_cost(draft: DecoderModel, target: Decoder) -> float:
+    """Of a pass of the draft, in passes of a target on the same device, in fp32; see docs/decisions.md, "Speculative
+    decoding with a trained pair"."""
+    if draft.embedding.device.type == "cpu":
+        return _processor_time(draft.decoder) / _processor_time(target)
+    weights = parameters(draft.decoder).matmul / parameters(target).matmul
+    return float(max(weights, draft.decoder.n_layers / target.n_layers))  # small models wait for the starts of kernels
+
+
+def _processor_time(decoder: Decoder) -> float:
+    """Of a pass over one token, as that of so many weights."""
+    joined = sum(isinstance(x.mixer, Attention) and isinstance(x.feed_forward, Mlp) for x in decoder.layers)
+    return float(parameters(decoder).matmul + PASS + JOINED * joined + ALONE * (decoder.n_layers - joined))
