@@ -4,7 +4,8 @@
 
 The source of the running Python's standard library as 2048 byte pairs, a twentieth of its files held out. FOLDER gets
 the checkpoints `target` (d_model 320, 8 layers, 10.5 M parameters that multiply) and `draft` (128, 2 layers, .7 M), and
-`held_out.txt`. About 9 minutes of one thread, 7 of them for the target. Neither is done learning; a pair that is agrees on more or less, but costs the same.
+`held_out.txt`. About 9 minutes of one thread, 7 of them for the target. Neither is done learning; a pair that is agrees
+on more or less, but costs the same.
 """
 
 import argparse
