@@ -34,7 +34,6 @@ class Run:
     end: int
     layers: bytes
     n: int
-    most: int  # rows
 
 
 class Marks:
@@ -95,7 +94,7 @@ class Runs:
     def forward(self, i: int, x_1TM: Tensor, turns: Sequence[tuple[Tensor, Tensor]]) -> int:
         """See model.packed.Runs."""
         run = self._runs.get(i)
-        if run is None or x_1TM.shape[1] > run.most or x_1TM.dtype is not torch.float32 or not unrecorded(x_1TM):
+        if run is None or x_1TM.dtype is not torch.float32 or not unrecorded(x_1TM):
             return i
         kernels.run(run.layers, run.n, x_1TM[0], self._places, turns)
         return run.end
@@ -106,36 +105,33 @@ class Runs:
         self._runs: dict[int, Run] = {}
         if not kernels.available():
             return
-        begun, parts, most = 0, [], 1 << 40
+        begun, parts = 0, []
         for i in range(len(self.model.layers)):
             found = self._layer(i)
             if found is not None:
-                parts.append(found[0])
-                most = min(most, found[1])
+                parts.append(found)
             if parts and (found is None or i + 1 == len(self.model.layers)):
                 end = begun + len(parts)
-                self._runs[begun] = Run(end, b"".join(parts), len(parts), most)
+                self._runs[begun] = Run(end, b"".join(parts), len(parts))
             if found is None:
-                begun, parts, most = i + 1, [], 1 << 40
+                begun, parts = i + 1, []
 
-    def _layer(self, i: int) -> tuple[bytes, int] | None:
-        """What the call is told of a layer, and how many rows it should be given; None if that is not one it knows."""
+    def _layer(self, i: int) -> bytes | None:
+        """What the call is told of a layer; None if that is not one it knows."""
         layer = self._marks.part(self.model.layers, str(i))
         if not layer.plain:
             return None
-        mixing, feed_forward, most = None, None, 1 << 40
+        mixing, feed_forward = None, None
         if self._marks.part(layer, "mixer") is not None:
             mixing = self._mixing(layer, i)
             if mixing is None:
                 return None
-            most = min(mixing.qkv.most, mixing.out.most)
         if self._marks.part(layer, "feed_forward") is not None:
             feed_forward = self._feed_forward(layer)
             if feed_forward is None:
                 return None
-            most = min(most, feed_forward.up.most, feed_forward.down.most)
         self._kept += [mixing, feed_forward]
-        return kernels.layer(mixing, feed_forward, self.model.decoder.norm.eps), most
+        return kernels.layer(mixing, feed_forward, self.model.decoder.norm.eps)
 
     def _mixing(self, layer: LayerModel, i: int) -> kernels.Mixing | None:
         mixer, state, rope = layer.mixer, self.states[i], self.model.rope_of_layer[i]

@@ -24,7 +24,6 @@ class Matrix(NamedTuple):
 
     function: int
     call: Any
-    most: int  # rows it should be given
 
     @property
     def address(self) -> int:
@@ -32,12 +31,12 @@ class Matrix(NamedTuple):
 
 
 def of_few_bits(packed: quantized.Packed) -> Matrix:
-    return Matrix(_address("quantized", "quantized_linear"), packed.call, 2**31)
+    return Matrix(_address("quantized", "quantized_linear"), packed.call)
 
 
 def as_it_lies(weight_OI: Tensor, bias_O: Tensor | None) -> Matrix:
     """Of fp32 or bf16, with a bias of fp32."""
-    return Matrix(_address("rows", "rows_linear"), ctypes.create_string_buffer(rows.matrix(weight_OI, bias_O)), 2**31)
+    return Matrix(_address("rows", "rows_linear"), ctypes.create_string_buffer(rows.matrix(weight_OI, bias_O)))
 
 
 class Mixing(NamedTuple):
