@@ -20,6 +20,7 @@ from isoflop.engine.sequence import Sequence
 from isoflop.engine.states import Slots, Strand, Strands
 from isoflop.engine.store import DTYPES, PlainStore, build_store
 from isoflop.model import DecoderModel
+from isoflop.model.kernels.layers import available as layers_available
 from isoflop.model.kernels.paged import KINDS, available
 from isoflop.model.packed import Packed
 
@@ -56,6 +57,7 @@ class Memory:
         self._paged = {i: x for i, x in enumerate(self.layers) if isinstance(x, Paged)}
         self._slotted = [x for x in self.layers if isinstance(x, Slotted)]
         self._runs: dict[DecoderModel, Runs] = {}
+        self._between = torch.float32 if self.device.type == "cpu" and _widens(model) else None
 
     @property
     def nbytes(self) -> int:
@@ -107,6 +109,7 @@ class Memory:
             layers=self.layers,
             turns=self._turns(works, positions_T),
             runs=self._runs[model].begin(max(work.sequence.arrival for work in works)),
+            dtype=self._between,
         )
         x_TM = model.packed(packed)
         self._score(works, x_TM, model)
@@ -179,3 +182,12 @@ class Memory:
 
     def _places(self, g: int) -> int:
         return self.plan.n_pages[g] * self.plan.page_tokens
+
+
+def _widens(model: DecoderModel) -> bool:
+    """Whether rows between matrices of bf16 are fp32: our kernels round them as they meet one, which is the more exact
+    and, as there are no others for the rest of a layer, the faster."""
+    layers = model.decoder.layers
+    plain = all(isinstance(x.mixer, architecture.Attention) for x in layers if x.mixer is not None)
+    plain &= all(isinstance(x.feed_forward, architecture.Mlp) for x in layers if x.feed_forward is not None)
+    return plain and model.dtype is torch.bfloat16 and layers_available()

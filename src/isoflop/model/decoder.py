@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from isoflop import architecture
 from isoflop.model.experts import MixtureOfExperts
+from isoflop.model.kernels import rows
 from isoflop.model.layer import LayerModel
 from isoflop.model.linear import Linear
 from isoflop.model.norm import build_norm
@@ -93,7 +94,7 @@ class DecoderModel(nn.Module):
     def packed(self, packed: Packed) -> Tensor:
         """What leaves the last layer, [T, M], for tokens of several sequences; moves their states on in place."""
         place = Place(0, positions_T=packed.positions_T)
-        x_1TM, _ = self._stream(packed.tokens_T[None], place, packed.turns, packed.layers, packed.runs)
+        x_1TM, _ = self._stream(packed.tokens_T[None], place, packed.turns, packed.layers, packed.runs, packed.dtype)
         return x_1TM[0]
 
     def _stream(
@@ -103,9 +104,10 @@ class DecoderModel(nn.Module):
         turns: Sequence[tuple[Tensor, Tensor]],
         states: Sequence[Any] | None,
         runs: Runs | None = None,
+        dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, tuple[RouterStats, ...]]:
         """What leaves the last layer."""
-        x_BTM, router, done = self._embed(tokens_BT, place), [], 0
+        x_BTM, router, done = self._embed(tokens_BT, place, dtype or self.dtype), [], 0
         places = [place._replace(cos_TC=cos_TC, sin_TC=sin_TC) for cos_TC, sin_TC in turns]
         for i, (layer, rope) in enumerate(zip(self.layers, self.rope_of_layer, strict=True)):
             if runs is not None and i == done:
@@ -119,20 +121,22 @@ class DecoderModel(nn.Module):
         return x_BTM, tuple(router)
 
     def read(self, x_BTM: Tensor) -> Tensor:
-        """Logits, float32, of rows that left the last layer. A tied table may be read through a `head` of its own, as where only the copy that multiplies is
-        quantized."""
+        """Logits, float32, of rows that left the last layer. A tied table may be read through a `head` of its own, as
+        where only the copy that multiplies is quantized."""
         x_BTM = x_BTM if self.norm is None else self.norm(x_BTM)
+        if self.head is None and rows.multiplies(x_BTM, self.embedding):
+            return self._cap(rows.linear(x_BTM, self.embedding, None).float())
         if self.head is None:
-            return self._cap(F.linear(x_BTM, self.embedding.to(self.dtype)).float())
+            return self._cap(F.linear(x_BTM, self.embedding.to(x_BTM.dtype)).float())
         return self._cap(self.head(x_BTM).float())
 
-    def _embed(self, tokens_BT: Tensor, place: Place) -> Tensor:
+    def _embed(self, tokens_BT: Tensor, place: Place, dtype: torch.dtype) -> Tensor:
         d, n_tokens = self.decoder, tokens_BT.shape[1]
-        x_BTM = F.embedding(tokens_BT, self.embedding).to(self.dtype)
+        x_BTM = F.embedding(tokens_BT, self.embedding).to(dtype)
         if d.embedding_multiplier != 1:
             x_BTM = x_BTM * d.embedding_multiplier
         if isinstance(d.position, architecture.Learned):
-            x_BTM = x_BTM + self._learned(place, n_tokens).to(self.dtype)
+            x_BTM = x_BTM + self._learned(place, n_tokens).to(dtype)
         if isinstance(d.position, architecture.Sinusoidal):
             x_BTM = x_BTM + sinusoids(d.position, place.positions(n_tokens, x_BTM.device), d.d_model).to(x_BTM)
         return x_BTM if self.embedding_norm is None else self.embedding_norm(x_BTM)

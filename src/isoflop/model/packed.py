@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
+import torch
 from torch import Tensor
 
 
@@ -26,13 +27,15 @@ class Runs(Protocol):
 @dataclass
 class Packed:
     """What a decoder is told of packed tokens: themselves, where each stands in its own sequence, for each of the
-    decoder's ropes the turns of each token, [T, C], each layer's state, and which layers need no call of their own."""
+    decoder's ropes the turns of each token, [T, C], each layer's state, which layers need no call of their own, and the
+    type of what flows between layers (None: the model's)."""
 
     tokens_T: Tensor
     positions_T: Tensor
     layers: Sequence[Any]
     turns: Sequence[tuple[Tensor, Tensor]] = field(default_factory=tuple)
     runs: Runs | None = None
+    dtype: torch.dtype | None = None
 
 
 class Whole:
