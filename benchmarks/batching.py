@@ -1,8 +1,8 @@
 """Many requests at once: the engine beside one at a time, transformers' continuous batching and vLLM's build for CPUs;
 prefixes shared, memory shared, contexts far longer, and a cold start. Random weights, the model of inference.py.
 
-    python benchmarks/batching.py                                  all of it but vLLM, MINUTES
-    python benchmarks/batching.py --vllm VLLM/bin/python           and vLLM
+    python benchmarks/batching.py                                  all of it but vLLM: six minutes, two cores
+    python benchmarks/batching.py --vllm VLLM/bin/python           and vLLM: two more, its start mostly
     python benchmarks/batching.py --only requests --sides "isoflop int8" --threads 1
     python benchmarks/batching.py --only requests --mixes mixed chat --rounds 3
     python benchmarks/batching.py --only prefix contexts
