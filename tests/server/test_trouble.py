@@ -132,6 +132,19 @@ def test_as_many_stop_strings_as_may_be(server: Served) -> None:
     assert server.ask("POST", CHAT, body)[0] == 200
 
 
+def test_answers_on_a_kept_connection_do_not_wait(server: Served) -> None:
+    """For acknowledgements, that is, 40 ms each: the quickest of some."""
+    with server.connected() as connection:
+        took = []
+        for _ in range(10):
+            started = time.perf_counter()
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            while not connection.recv(1 << 16).endswith(b"}"):
+                pass
+            took.append(time.perf_counter() - started)
+    assert min(took[1:]) < 0.03
+
+
 def test_a_client_that_leaves(server: Served) -> None:
     for body in (LONG, LONG | {"stream": True}, LONG | {"n": 8}):
         before = server.metric("isoflop_output_tokens_total")

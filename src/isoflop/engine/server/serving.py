@@ -153,7 +153,9 @@ def _listening(host: str, port: int) -> socket.socket:
     """Bound before the model is worth waiting for; OSError is one line."""
     try:
         family: Any = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        # asyncio sends at once (TCP_NODELAY) on what says that it is TCP; else each answer on a kept connection would
+        # wait for the acknowledgement of its head, 40 ms.
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
         listening.set_inheritable(True)
