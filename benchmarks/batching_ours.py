@@ -1,5 +1,5 @@
-"""The engine as a side of benchmarks/batching.py: THREADS KIND. bf16 is a checkpoint of bf16 as `isoflop serve` opens
-it: matrices, what flows between them, and caches."""
+"""The engine as a side of benchmarks/batching.py: THREADS KIND. bf16 is a checkpoint of bf16 as `isoflop serve` runs
+it: matrices, products and caches."""
 
 import sys
 from collections.abc import Iterator

@@ -1,5 +1,7 @@
 """Every feature of the caches, over every kind of layer: token for token what the plain model says without any."""
 
+import copy
+
 import pytest
 import torch
 from small_engines import (
@@ -23,6 +25,7 @@ from small_engines import (
 
 from isoflop.engine import batch
 from isoflop.engine.request import Request
+from isoflop.model.kernels.layers import available
 
 N = 8  # tokens of output
 ALL = pytest.mark.parametrize("kind", KINDS)
@@ -166,3 +169,13 @@ def test_bf16() -> None:
     model, prompts = model_of(FULL, CAPPED, dtype=torch.bfloat16), prompts_of(10, 6)
     alone = {id: served(engine_of(model), {id: prompt}, N)[id] for id, prompt in prompts.items()}
     assert sum(alone[id] == said for id, said in served(engine_of(model), prompts, N).items()) >= 4
+
+
+@pytest.mark.skipif(not available(), reason="needs the compiled kernels")
+def test_rows_between_matrices_of_bf16_are_fp32() -> None:
+    model, prompts = copy.deepcopy(model_of(FULL, FULL, dtype=torch.bfloat16)), prompts_of(11, 6)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16() if parameter.dim() > 1 else parameter.data
+    outputs = served(engine_of(model, dtype="fp32"), prompts, N)
+    model.dtype = torch.float32
+    assert_plain(model, prompts, outputs)
