@@ -102,6 +102,8 @@ def test_nothing_is_overwritten(checkpoint: Path, tmp_path: Path, capsys: pytest
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("file", "link", "checkpoint"):
         assert "is there already" in wrong(capsys, "import", str(tmp_path / "there"), str(tmp_path / name))
+    inside = str(tmp_path / "file" / "deep" / "model")
+    assert f"{tmp_path / 'file'} is no folder" in wrong(capsys, "import", str(tmp_path / "there"), inside)
     (tmp_path / "empty").mkdir()
     assert main(["import", str(tmp_path / "there"), str(tmp_path / "empty")]) == 0
 

@@ -112,6 +112,7 @@ def test_the_table(tmp_path: Path, model: Path, corpus: Path, capsys: pytest.Cap
         (("--bits-per-weight", "nan"), "--bits-per-weight nan must be a finite number above 0"),
         (("--bits-per-weight", "3.5", "--format", "nf4"), "--bits-per-weight chooses among integers, not nf4"),
         (("--context", "100000"), "no held-out document holds 100001 tokens"),
+        (("--group", "10000000"), "the widest row has 88 weights; 0 makes a row a group"),
     ],
 )
 def test_wrong_questions(

@@ -118,7 +118,8 @@ def test_what_ends_a_document_is_not_guessed(
     [
         ({"model": {"type": "BPE"}}, "is not a tokenizer"),
         ({"normalizer": {"type": "Prepend", "prepend": "x" * 10**4}}, "characters of one"),
-        ({"pre_tokenizer": {"type": "FixedLength", "length": 0}}, "the tokenizer failed at a text"),
+        ({"pre_tokenizer": {"type": "FixedLength", "length": 0}}, "pieces of no length"),
+        ({"model": {"type": "WordLevel", "vocab": {"b": 0, "[END]": 1}, "unk_token": "z"}}, "failed at a text"),
     ],
 )
 def test_damaged_and_hostile_files(files: dict[str, Path], tmp_path: Path, keys: dict, message: str) -> None:

@@ -52,6 +52,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (split("(" * 5000 + "a" + ")" * 5000), "parse depth limit over"),
     (split("a" * 20000), "pre_tokenizer has a text of more than"),
     ({"post_processor": {"type": "TemplateProcessing", "single": [MARK] * 100, "pair": [A, B]}}, "more than 64 parts"),
+    ({"post_processor": {"type": "TemplateProcessing", "single": [MARK, A], "pair": [A, B]}}, "does not describe"),
+    ({"pre_tokenizer": {"type": "FixedLength", "length": 0}}, "pieces of no length"),
     ({"model": {"type": "Unigram", "unk_id": 10**9, "vocab": [["a", -1.0]]}}, "is not a tokenizer"),
     ({"model": ORDINARY["model"] | {"continuing_subword_prefix": "x" * 10**5}}, "prefix or a name of more than"),
     (mark("x" * 10**4), "an added token has more than"),
@@ -78,7 +80,6 @@ def test_refused_before_it_runs(tmp_path: Path, change: dict[str, Any], message:
     "change",
     [
         split("(a+)+$"),
-        {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
         {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "z"}},
     ],
 )

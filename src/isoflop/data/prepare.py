@@ -240,7 +240,8 @@ def _check_split(spec: Data, train: Shard, valid: Shard) -> None:
             raise ValueError(
                 f"data.valid_fraction: {spec.valid_fraction} of {spec.source} ({train.documents + valid.documents} "
                 f"distinct documents, {total} bytes) leaves {shard.bytes} bytes for {name}, at least {needed} are "
-                "needed: give more documents (a text file is cut into one a MiB) or another fraction"
+                f"needed: give more documents (a text is cut into one every {spec.document_bytes} bytes) or another "
+                "fraction"
             )
 
 

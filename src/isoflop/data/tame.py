@@ -37,6 +37,12 @@ def require_tame(described: Any, file: Path) -> None:
     for part in parts["normalizer"]:
         if CHARACTER_MAP in part and not _is_character_map(part[CHARACTER_MAP]):
             raise ValueError(f"{file}: the normalizer's {CHARACTER_MAP} is damaged")
+    for part in parts["pre_tokenizer"]:
+        if part.get("type") == "FixedLength" and not part.get("length"):
+            raise ValueError(f"{file}: the pre_tokenizer cuts a text into pieces of no length")
+    for part in parts["post_processor"]:
+        if part.get("type") == "TemplateProcessing" and not _is_template(part):
+            raise ValueError(f"{file}: the post_processor puts in a special token that it does not describe")
     _require_tame_model(described, file)
 
 
@@ -47,6 +53,13 @@ def _require_tame_model(described: dict[str, Any], file: Path) -> None:
     marks = (mark.get("content") for mark in added if isinstance(mark, dict)) if isinstance(added, list) else ()
     if any(isinstance(mark, str) and len(mark) > MOST_MARK for mark in marks):
         raise ValueError(f"{file}: an added token has more than {MOST_MARK} characters")
+
+
+def _is_template(part: dict[str, Any]) -> bool:
+    """Whether every special token that a template puts in is described; the library dies of one that is not."""
+    marks = [found["SpecialToken"] for found in _objects(part) if isinstance(found.get("SpecialToken"), dict)]
+    described = part.get("special_tokens") or {}
+    return all(isinstance(mark.get("id"), str) and mark["id"] in described for mark in marks)
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:

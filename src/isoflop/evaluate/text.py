@@ -8,7 +8,7 @@ import msgspec
 from isoflop.data.corpus import STDLIB, find_corpus
 from isoflop.data.dataset import MANIFEST, TOKENIZER, Dataset, open_dataset
 from isoflop.data.prepare import Progress, prepare
-from isoflop.data.spec import DOCUMENT_BYTES, N_BYTES, Bytes, Data, File
+from isoflop.data.spec import DOCUMENT_BYTES, N_BYTES, SHORTEST_DOCUMENT, Bytes, Data, File
 from isoflop.data.tokenizer_file import FileTokenizer
 from isoflop.weights.folder import inside
 from isoflop.weights.special_tokens import special_tokens
@@ -20,6 +20,7 @@ DEEPEST = 4  # how far below its study a checkpoint lies at most: STUDY/jobs/TRU
 # short that windows would not fit: no common text has as many bytes a token.
 BYTES_A_TOKEN = 16
 SHORTEST = 2**13
+LEAST_DOCUMENTS = 8  # of one long text, however long the windows
 HELD_OUT, LEAST_SHARE, MOST_SHARE = 10, 0.05, 0.5
 
 
@@ -79,6 +80,7 @@ def _require_own(file: Path, tokenizer: FileTokenizer, vocab_size: int) -> None:
 def _cut(spec: Data, context: int) -> Data:
     """Documents short enough that there are many, and a share of them that holds out some ten."""
     n_bytes = find_corpus(spec).n_bytes
-    document = min(max(SHORTEST, BYTES_A_TOKEN * context), DOCUMENT_BYTES)
+    most = min(DOCUMENT_BYTES, max(SHORTEST_DOCUMENT, n_bytes // LEAST_DOCUMENTS))
+    document = min(max(SHORTEST, BYTES_A_TOKEN * context), most)
     share = min(max(LEAST_SHARE, HELD_OUT * document / max(n_bytes, 1)), MOST_SHARE)
     return msgspec.structs.replace(spec, document_bytes=document, valid_fraction=share)

@@ -112,8 +112,12 @@ class _Made(NamedTuple):
 
 
 def _formats(plain: DecoderModel, question: Question, text: list[Tensor], watch: Watch) -> tuple[Formats, list[Choice]]:
+    sites = list(sites_of(plain))
+    widest = max(site.shape[-1] for site in sites)
+    if (wanted := question.format.group) > widest:
+        raise ValueError(f"groups of {wanted}: the widest row has {widest} weights; 0 makes a row a group")
     if question.bits_per_weight is None:
-        return {site.name: question.format for site in sites_of(plain)}, []
+        return {site.name: question.format for site in sites}, []
     candidates = mixed_formats(question.format)
     tokens = torch.cat(text)[: max(1, MOST_SENSITIVITY // question.context)].numpy()
     windows = Windows(tokens, torch.arange(len(tokens)).numpy())

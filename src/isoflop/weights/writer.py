@@ -78,9 +78,12 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def refuse_existing(path: Path) -> None:
-    """Raises ValueError where anything but an empty folder is at `path`."""
+    """Raises ValueError where anything but an empty folder is at `path`, or no folder can be made there."""
     if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
         raise ValueError(f"{path}: is there already; give a name that is free")
+    above = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise ValueError(f"{path}: {above} is no folder that can be written to")
 
 
 def write_tensors(
