@@ -105,6 +105,7 @@ class Runs:
         self._runs: dict[int, Run] = {}
         if not kernels.available():
             return
+        _settle(self.model.head)  # no part of a run, and as much to read as many layers
         begun, parts = 0, []
         for i in range(len(self.model.layers)):
             found = self._layer(i)
@@ -167,8 +168,7 @@ class Runs:
 
     def _matrix(self, of: nn.Module, name: str) -> kernels.Matrix | None:
         linear = self._marks.part(of, name)
-        if type(linear) is Linear and linear.weight.device.type == "cpu" and not is_settled(linear.weight):
-            linear.weight.data = settled(linear.weight.data)  # one after the other, so there are no two models
+        _settle(linear)
         if type(linear) is QuantizedLinear:
             linear.packed(SHORTEST)
             packed = self._marks.part(linear, "_packed")
@@ -187,3 +187,9 @@ class Runs:
             return None
         weight: Tensor = self._marks.part(norm, "weight")
         return weight.detach() if weight.dtype is torch.float32 and weight.device.type == "cpu" else None
+
+
+def _settle(linear: nn.Module | None) -> None:
+    """A matrix that is read at every step into memory for such: one after the other, so there are no two models."""
+    if type(linear) is Linear and linear.weight.device.type == "cpu" and not is_settled(linear.weight):
+        linear.weight.data = settled(linear.weight.data)

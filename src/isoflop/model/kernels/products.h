@@ -162,7 +162,8 @@ static void tile(const Product& p, int64_t m, int64_t o, int64_t from, int64_t t
     const char* next = ahead.next;
     int64_t k = from;
     for (; k + K::STEP <= to; k += K::STEP) {
-        if (lines) ask(next, lines, nearest), next += lines * LINE;
+        if (R == 1 && N == OUT) ask(next, OUT, true), next += OUT * LINE;  // all that counts there: not even a branch
+        else if (lines) ask(next, lines, nearest), next += lines * LINE;
         decltype(K::weights(w, 0)) a[N];
         UNROLL for (int i = 0; i < N; ++i) a[i] = in_register(K::weights(w + i * I + k, K::STEP));
         UNROLL for (int r = 0; r < R; ++r) {
@@ -202,7 +203,8 @@ static void group(const Product& p, int64_t m, int64_t m_end, int64_t o, int64_t
     const int64_t bytes = p.I * sizeof(typename K::W), tiles = (m_end - m + MOST - 1) / MOST;
     const int64_t near = tiles == 2 ? SPAN / 2 : SPAN, spans = tiles == 1 ? 1 : (bytes + near - 1) / near;
     const int64_t span = up((p.I + spans - 1) / spans, K::STEP), size = (o_end - o) * bytes;
-    const char* const after = static_cast<const char*>(p.weight) + o * bytes + std::max(size, AHEAD);
+    const int64_t ahead_by = m_end - m == 1 ? size : std::max(size, AHEAD);
+    const char* const after = static_cast<const char*>(p.weight) + o * bytes + ahead_by;
     Ahead ahead{after, after + size, tiles == 1 ? OUT : tiles < 4 ? 2 : 1, tiles == 1 && size <= AHEAD};
     for (int64_t from = 0; from < p.I; from += span) {
         const int64_t to = std::min(p.I, from + span);
