@@ -162,8 +162,7 @@ static void tile(const Product& p, int64_t m, int64_t o, int64_t from, int64_t t
     const char* next = ahead.next;
     int64_t k = from;
     for (; k + K::STEP <= to; k += K::STEP) {
-        if (R == 1 && N == OUT) ask(next, OUT, true), next += OUT * LINE;  // all that counts there: not even a branch
-        else if (lines) ask(next, lines, nearest), next += lines * LINE;
+        if (N == OUT && lines) ask(next, lines, nearest), next += lines * LINE;
         decltype(K::weights(w, 0)) a[N];
         UNROLL for (int i = 0; i < N; ++i) a[i] = in_register(K::weights(w + i * I + k, K::STEP));
         UNROLL for (int r = 0; r < R; ++r) {
@@ -203,8 +202,7 @@ static void group(const Product& p, int64_t m, int64_t m_end, int64_t o, int64_t
     const int64_t bytes = p.I * sizeof(typename K::W), tiles = (m_end - m + MOST - 1) / MOST;
     const int64_t near = tiles == 2 ? SPAN / 2 : SPAN, spans = tiles == 1 ? 1 : (bytes + near - 1) / near;
     const int64_t span = up((p.I + spans - 1) / spans, K::STEP), size = (o_end - o) * bytes;
-    const int64_t ahead_by = m_end - m == 1 ? size : std::max(size, AHEAD);
-    const char* const after = static_cast<const char*>(p.weight) + o * bytes + ahead_by;
+    const char* const after = static_cast<const char*>(p.weight) + o * bytes + std::max(size, AHEAD);
     Ahead ahead{after, after + size, tiles == 1 ? OUT : tiles < 4 ? 2 : 1, tiles == 1 && size <= AHEAD};
     for (int64_t from = 0; from < p.I; from += span) {
         const int64_t to = std::min(p.I, from + span);
@@ -212,7 +210,8 @@ static void group(const Product& p, int64_t m, int64_t m_end, int64_t o, int64_t
         for (int64_t left = tiles, row = m; left > 0; --left) {
             const int64_t take = (m_end - row + left - 1) / left;
             for (int64_t i = o; i < o_end;) {
-                const int64_t n = o_end - i >= OUT ? OUT : 1;
+                // a single row is met by one stream, which the processor itself fetches ahead
+                const int64_t n = m_end - m > 1 && o_end - i >= OUT ? OUT : 1;
                 if (n == OUT) tile_of<K, OUT>(take, p, row, i, from, to, next, ahead);
                 else tile_of<K, 1>(take, p, row, i, from, to, next, ahead);
                 next += take * n, i += n;
