@@ -19,6 +19,7 @@ from isoflop.train.recipe import Recipe
 from isoflop.weights.checkpoint import save_model
 from isoflop.weights.gguf_file import KINDS, export_gguf
 from isoflop.weights.hugging_face import import_folder
+from isoflop.weights.writer import held
 
 gguf = pytest.importorskip("gguf", reason="the gguf package is not installed")
 TOKENS = torch.arange(1, 13)[None]
@@ -137,3 +138,12 @@ def test_a_tokenizer_without_a_known_rule(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="its way to split text is unknown; --no-tokenizer leaves it out"):
         export_gguf(tmp_path / "other", tmp_path / "model.gguf", "bf16")
     assert export_gguf(tmp_path / "other", tmp_path / "model.gguf", "bf16", tokenizer=False) == "llama"
+
+
+def test_two_at_once_into_one_file(tmp_path: Path) -> None:
+    model, target = small(tmp_path), tmp_path / "out.gguf"
+    with held(target.with_name(f".{target.name}.partial")), pytest.raises(ValueError, match="another isoflop"):
+        export_gguf(model, target, "fp32")
+    assert not target.exists()
+    export_gguf(model, target, "fp32")
+    assert target.is_file() and not list(tmp_path.glob(".*.partial"))

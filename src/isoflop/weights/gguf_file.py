@@ -6,6 +6,7 @@ logits were compared with ours, number by number.
 """
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,7 +20,7 @@ from isoflop.architecture.hugging_face import nearest
 from isoflop.weights.checkpoint import Checkpoint
 from isoflop.weights.folding import Folded
 from isoflop.weights.gguf_tokenizer import add_tokenizer
-from isoflop.weights.writer import Tell, silent
+from isoflop.weights.writer import Tell, held, silent
 
 Kind = Literal["fp32", "bf16", "q8_0", "q4_0"]
 KINDS: tuple[Kind, ...] = ("fp32", "bf16", "q8_0", "q4_0")
@@ -57,17 +58,21 @@ def export_gguf(source: Path, target: Path, kind: Kind, tokenizer: bool = True, 
     folded = Folded(ours.decoder)
     name = architecture_of(folded.decoder)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        writer = gguf.GGUFWriter(partial, name)
-        _describe(writer, folded.decoder)
-        add_tokenizer(writer, source, ours, tokenizer)
-        _write(writer, list(pieces(folded.decoder, ours.shapes, name)), ours, folded, kind, tell)
-        with partial.open("rb+") as written:
-            os.fsync(written.fileno())
-        partial.rename(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    folder = target.with_name(f".{target.name}.partial")
+    with held(folder):
+        try:
+            partial = folder / "gguf"
+            writer = gguf.GGUFWriter(partial, name)
+            _describe(writer, folded.decoder)
+            add_tokenizer(writer, source, ours, tokenizer)
+            _write(writer, list(pieces(folded.decoder, ours.shapes, name)), ours, folded, kind, tell)
+            with partial.open("rb+") as written:
+                os.fsync(written.fileno())
+            if target.exists() or target.is_symlink():  # another was whole before we took the lock
+                raise ValueError(f"{target}: is there already; give a name that is free")
+            partial.rename(target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
     return name
 
 

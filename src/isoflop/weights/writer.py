@@ -46,7 +46,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     refuse_existing(path)
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _held(partial):
+    with held(partial):
         try:
             yield partial
             _sync(partial)
@@ -58,7 +58,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def held(folder: Path) -> Iterator[None]:
     """An empty folder that is this process's alone until the block ends; what a killed writer left in it is removed."""
     folder.mkdir(exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
