@@ -211,3 +211,21 @@ def test_a_checkpoint_with_its_own_words(
 def _schema(folder: Path) -> Path:
     (folder / "schema.json").write_text('{"enum": ["the turn", "the user"]}')
     return folder / "schema.json"
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "told"), [("<&-", 2, "standard input is closed"), (">&- x", 1, "standard output is closed")]
+)
+def test_closed_descriptors(checkpoint: Path, redirection: str, code: int, told: str) -> None:
+    command = f"exec {sys.executable} -m isoflop.cli.main generate {checkpoint} --max-tokens 2 {redirection}"
+    done = subprocess.run(command, shell=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code and told in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_reader_who_leaves_is_no_mistake(checkpoint: Path) -> None:
+    command = [sys.executable, "-m", "isoflop.cli.main", "generate", str(checkpoint), "x", "--max-tokens", "200"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1

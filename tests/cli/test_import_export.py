@@ -68,6 +68,18 @@ def test_there_and_back(checkpoint: Path, tmp_path: Path, capsys: pytest.Capture
     assert keys["eos_token_id"] == 3 and keys["architectures"] == ["LlamaForCausalLM"]
 
 
+def test_a_model_of_bytes_takes_a_tokenizer_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers import AutoTokenizer
+
+    model = DecoderModel(Dense().build(32, 256, 256))
+    initialize(model, 0, Recipe(lr=1e-3, batch=1))
+    save_model(tmp_path / "bytes", model, "a test")
+    documents(capsys, "export", str(tmp_path / "bytes"), str(tmp_path / "there"))
+    theirs, text = AutoTokenizer.from_pretrained(tmp_path / "there"), "def f(x):\n\treturn '\u00e9\u4e2d' + x  "
+    assert theirs.encode(text, add_special_tokens=False) == list(text.encode())
+    assert theirs.decode(list(text.encode()), clean_up_tokenization_spaces=False) == text
+
+
 def test_half_precision(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["export", str(checkpoint), str(tmp_path / "there")])
     capsys.readouterr()

@@ -111,7 +111,7 @@ def test_the_table(tmp_path: Path, model: Path, corpus: Path, capsys: pytest.Cap
         (("--steps", "3"), "--method qat and --steps K belong together"),
         (("--bits-per-weight", "nan"), "--bits-per-weight nan must be a finite number above 0"),
         (("--bits-per-weight", "3.5", "--format", "nf4"), "--bits-per-weight chooses among integers, not nf4"),
-        (("--context", "100000"), "no held-out document holds 100001 tokens"),
+        (("--context", "100000"), "--context 100000: the model takes at most"),
         (("--group", "10000000"), "the widest row has 88 weights; 0 makes a row a group"),
     ],
 )

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from small_engines import engine_of, greedy, prompts_of
+import watched
+from small_engines import engine_of, prompts_of
 
 from isoflop.architecture import Alibi, Attention, Decoder, Layer, Mixer, Mlp, Position, Rope
 from isoflop.engine import batch
 from isoflop.engine.engine import Engine
-from isoflop.engine.request import Request
 from isoflop.model import DecoderModel
 from isoflop.model.kernels import layers as kernels
 from isoflop.model.quantized import Integer, quantize_linears
@@ -36,27 +36,13 @@ def model_of(*mixers: Mixer, position: Position = WHOLE, few_bits: bool = False)
 
 
 def logits_of(engine: Engine, mixed: list[tuple[int, int]]) -> list[torch.Tensor]:
-    """Of every step that answers requests of different lengths, one after the other; `mixed` gets how many rows of each
-    were alone and how many lanes there were beside them, where layers were gone through in one call."""
-    seen: list[torch.Tensor] = []
-    forward, run = engine.memory.forward, kernels.run
-
-    def remember(*arguments: Any) -> torch.Tensor:
-        seen.append(forward(*arguments).clone())
-        return seen[-1]
+    """Of requests of different lengths; `mixed` gets how many rows of each call of layers were alone and how many lanes
+    there were beside them."""
 
     def count(layers: bytes, n: int, x: torch.Tensor, places: kernels.Places, turns: Any) -> None:
         mixed.append((places.alone, places.n_lanes))
-        run(layers, n, x, places, turns)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine.memory, "forward", remember)
-        patch.setattr(kernels, "run", count)
-        for id, prompt in prompts_of(5, 7, most=150).items():
-            engine.submit(Request(id, prompt, greedy(9)))
-        while engine.has_work:
-            engine.step()
-    return seen
+    return watched.logits_of(engine, prompts_of(5, 7, most=150), 9, count)
 
 
 def beside_copies(model: DecoderModel, close: float, **options: object) -> None:

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_engines import CAPPED, CHUNK, FULL, MAMBA2, WINDOW, engine_of, greedy, prompts_of
+import watched
+from small_engines import CAPPED, CHUNK, FULL, MAMBA2, WINDOW, engine_of, prompts_of
 
 from isoflop.architecture import Attention, Decoder, Layer, Mlp
 from isoflop.engine.engine import Engine
-from isoflop.engine.request import Request
 from isoflop.engine.runs import Runs
 from isoflop.model import DecoderModel
 from isoflop.model.kernels import layers as kernels
@@ -33,31 +33,14 @@ def model_of(layers: tuple[Layer, ...], kind: str) -> DecoderModel:
     return model
 
 
-def logits_of(engine: Engine, watched: list[int]) -> list[torch.Tensor]:
-    """Of every step that answers a few requests; `watched` gets how many layers each run went through."""
-    seen, forward, run = [], engine.memory.forward, kernels.run
-
-    def remember(*arguments: Any) -> torch.Tensor:
-        seen.append(forward(*arguments).clone())
-        return seen[-1]
-
-    def count(layers: bytes, n: int, *rest: Any) -> None:
-        watched.append(n)
-        run(layers, n, *rest)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine.memory, "forward", remember)
-        patch.setattr(kernels, "run", count)
-        for id, prompt in prompts_of(3, 4, most=5).items():
-            engine.submit(Request(id, prompt, greedy(12)))
-        while engine.has_work:
-            engine.step()
-    return seen
+def logits_of(engine: Engine, n_layers: list[int]) -> list[torch.Tensor]:
+    """Of a few requests; `n_layers` gets how many layers each run went through."""
+    return watched.logits_of(engine, prompts_of(3, 4, most=5), 12, lambda layers, n, *_: n_layers.append(n))
 
 
-def beside_modules(model: DecoderModel, watched: list[int], close: float = 1e-5, **options: object) -> None:
+def beside_modules(model: DecoderModel, n_layers: list[int], close: float = 1e-5, **options: object) -> None:
     """Asserts that both ways agree; not as closely where numbers are rounded that differ in their last bits."""
-    fast = logits_of(engine_of(model, **options), watched)
+    fast = logits_of(engine_of(model, **options), n_layers)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Runs, "begin", lambda *_: None)
         slow = logits_of(engine_of(model, **options), [])
@@ -71,10 +54,10 @@ def beside_modules(model: DecoderModel, watched: list[int], close: float = 1e-5,
 def test_layers_in_one_call(kind: str, activation: Any) -> None:
     feed_forward = Mlp(d_ff=40, activation=activation)
     layers = Layer(FULL, feed_forward), Layer(NORMED, feed_forward), Layer(SLIDING, None), Layer(None, feed_forward)
-    watched: list[int] = []
+    n_layers: list[int] = []
     # where rows are rounded, to 8 bits or to a bf16 matrix's type, a last bit before that may move one by a step
-    beside_modules(model_of(layers, kind), watched, close=1e-5 if kind == "fp32" else 1e-2)
-    assert set(watched) == {4}
+    beside_modules(model_of(layers, kind), n_layers, close=1e-5 if kind == "fp32" else 1e-2)
+    assert set(n_layers) == {4}
 
 
 @pytest.mark.parametrize("dtype", ("fp32", "bf16", "int8", "int4"))
@@ -85,18 +68,18 @@ def test_every_cache(dtype: str) -> None:
 
 def test_layers_it_does_not_know_stand_between() -> None:
     layers = tuple(Layer(mixer, Mlp(d_ff=32)) for mixer in (FULL, MAMBA2, WINDOW, FULL, CHUNK, CAPPED, FULL))
-    watched: list[int] = []
-    beside_modules(model_of(layers, "fp32"), watched)
-    assert set(watched) == {1, 2}
-    beside_modules(model_of((Layer(FULL, Mlp(d_ff=32, activation="geglu")),), "fp32"), watched := [])
-    assert not watched
+    n_layers: list[int] = []
+    beside_modules(model_of(layers, "fp32"), n_layers)
+    assert set(n_layers) == {1, 2}
+    beside_modules(model_of((Layer(FULL, Mlp(d_ff=32, activation="geglu")),), "fp32"), n_layers := [])
+    assert not n_layers
 
 
 @pytest.mark.parametrize("change", ("in place", "data", "parameter", "module", "quantized"))
 def test_a_weight_that_has_changed_is_seen(change: str) -> None:
     model = model_of((Layer(FULL, Mlp(d_ff=32)),) * 2, "int4" if change == "quantized" else "fp32")
-    engine, watched = engine_of(model), []
-    logits_of(engine, watched)
+    engine, n_layers = engine_of(model), []
+    logits_of(engine, n_layers)
     layer: Any = model.layers[1]
     match change:
         case "in place":
@@ -111,7 +94,7 @@ def test_a_weight_that_has_changed_is_seen(change: str) -> None:
         case _:
             layer.mixer.out.load_state_dict(layer.mixer.qkv.state_dict() | layer.mixer.out.state_dict())
             model.to(torch.float32)
-    after = logits_of(engine, watched)
-    assert set(watched) == {2}
+    after = logits_of(engine, n_layers)
+    assert set(n_layers) == {2}
     for a, b in zip(after, logits_of(engine_of(model), []), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)

@@ -3,7 +3,6 @@
 import ctypes
 import math
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from isoflop.model.kernels import attention as kernel
 from isoflop.model.kernels import build
 from isoflop.model.kernels.attention import attention
 from isoflop.model.kernels.plain import Options, torch_attention
+from lesser import assert_runs, needs_x86
 
 needs_compiler = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler")
 
@@ -295,12 +295,9 @@ def test_without_a_compiler_torch_does_it(tmp_path: Path, compiler: str) -> None
 
 
 @needs_compiler
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86 processor, to build for a lesser one")
+@needs_x86
 @pytest.mark.parametrize("lesser", ("-mno-avx512f", "-mno-avx"))
 def test_processors_with_shorter_vectors(tmp_path: Path, lesser: str) -> None:
-    compiler = tmp_path / "compiler"
-    compiler.write_text(f'#!/bin/sh\nexec {os.environ.get("CXX", "g++")} "$@" {lesser}\n')
-    compiler.chmod(0o700)
     program = (
         "import torch; from isoflop.model.kernels.attention import attention\n"
         "from isoflop.model.kernels.plain import Options, torch_attention\n"
@@ -318,6 +315,4 @@ def test_processors_with_shorter_vectors(tmp_path: Path, lesser: str) -> None:
         "        for x, y in zip(*(torch.autograd.grad(z, (q, k, v), seed) for z in (ours, theirs))):\n"
         "            torch.testing.assert_close(x, y, rtol=1e-5, atol=3e-5)\n"
     )
-    environment = os.environ | {"CXX": str(compiler), "XDG_CACHE_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert_runs(program, lesser, tmp_path)

@@ -1,9 +1,5 @@
 """Rows times a matrix, and their norm, beside plain torch."""
 
-import os
-import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +12,7 @@ from isoflop import architecture
 from isoflop.model.kernels import rows
 from isoflop.model.linear import Linear
 from isoflop.model.norm import RmsNorm
+from lesser import assert_runs, needs_x86
 
 TYPES = ((torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16))
 pytestmark = pytest.mark.skipif(rows._functions() is None, reason="no C++ compiler")
@@ -74,12 +71,9 @@ def test_a_row_gives_the_same_whatever_is_beside_it(types: tuple[torch.dtype, to
         torch.set_num_threads(before)
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86 processor, to build for a lesser one")
+@needs_x86
 @pytest.mark.parametrize("lesser", ("-mno-avx512bf16", "-mno-avx"))
 def test_processors_with_fewer_instructions(tmp_path: Path, lesser: str) -> None:
-    compiler = tmp_path / "compiler"
-    compiler.write_text(f'#!/bin/sh\nexec {os.environ.get("CXX", "g++")} "$@" {lesser}\n')
-    compiler.chmod(0o700)
     program = (
         "import torch; from isoflop.model.kernels import rows\n"
         "fp32, bf16 = torch.float32, torch.bfloat16\n"
@@ -90,9 +84,7 @@ def test_processors_with_fewer_instructions(tmp_path: Path, lesser: str) -> None
         "        torch.testing.assert_close(y, exact.to(of_x), rtol=1e-2 if of_x == bf16 else 1e-5, atol=1e-4)\n"
         "        assert torch.equal(rows.linear(x[-1:], weight, None), y[-1:])\n"
     )
-    environment = os.environ | {"CXX": str(compiler), "XDG_CACHE_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert_runs(program, lesser, tmp_path)
 
 
 @settings(max_examples=50, deadline=None)

@@ -9,12 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from isoflop.architecture import Dense
+from isoflop.model import DecoderModel
 from isoflop.model.quantized import Float8, Format, Integer, NormalFloat, round_to_nearest
 from isoflop.quantize.awq import Read, best_scales
 from isoflop.quantize.clip import nearest_with_best_scales, output_error
 from isoflop.quantize.gptq import gptq, inverse_factor
 from isoflop.quantize.measure import mean_over_documents
-from isoflop.quantize.mixed import Sensitivity, cheapest
+from isoflop.quantize.mixed import Sensitivity, cheapest, require_room
+from isoflop.quantize.sites import sites_of, untie
 
 groups = st.sampled_from((0, 1, 3, 8, 64))
 formats: st.SearchStrategy[Format] = st.one_of(
@@ -118,8 +121,16 @@ def test_mixed_bits_are_the_best_of_all_choices(seed: int, budget: float) -> Non
         if sum(bits_UF[u, f] for u, f in enumerate(choice)) <= budget * weights_U.sum() + 1e-9
     ]
     assert cost(tuple(chosen)) == pytest.approx(min(map(cost, within)))
-    with pytest.raises(ValueError, match="smallest formats take 2"):
-        cheapest(found, 1.9)
+
+
+def test_budgets_below_the_smallest_formats_are_refused() -> None:
+    model = DecoderModel(Dense().build(32, 64, 64))
+    untie(model)
+    sites = list(sites_of(model))
+    candidates = [Integer(bits=2), Integer(bits=4)]  # a row of 32 or more weights shares a scale of 16 bits
+    require_room(sites, candidates, 2.5)
+    with pytest.raises(ValueError, match=r"smallest formats take 2\."):
+        require_room(sites, candidates, 1.9)
 
 
 def test_intervals_are_of_documents() -> None:

@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _line(quiet: bool) -> str | None:
     """What the user says; None at the end."""
+    if sys.stdin is None:  # closed
+        return None
     try:
         return input("" if quiet or not sys.stdin.isatty() else "> ").strip()
     except EOFError:

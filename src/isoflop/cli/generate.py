@@ -97,6 +97,8 @@ def _gain(args: argparse.Namespace, engine: "Engine", prompts: list[list[int]]) 
 def _prompt(said: str | None) -> str:
     if said is not None and said != "-":
         return said
+    if sys.stdin is None:
+        raise ValueError("no PROMPT, and standard input is closed")
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:

@@ -6,6 +6,7 @@ Exit codes: 0 fine; 1 the answer is no, or the work could not be finished; 2 the
 import argparse
 import importlib
 import keyword
+import os
 import sys
 from typing import NoReturn
 
@@ -74,6 +75,8 @@ def _top_parser() -> Parser:
 
 def _run_verb(verb: str, argv: list[str]) -> int:
     traceback = "--traceback" in argv
+    if sys.stdout is None:
+        return _complain(verb, OSError("standard output is closed"), traceback, EXIT_NO)
     try:
         name = verb.replace("-", "_") + ("_" if keyword.iskeyword(verb) else "")
         module = importlib.import_module(f"isoflop.cli.{name}")
@@ -85,6 +88,9 @@ def _run_verb(verb: str, argv: list[str]) -> int:
         return int(module.run(parser.parse_args(argv)))
     except ValueError as mistake:
         return _complain(verb, mistake, traceback, EXIT_WRONG_QUESTION)
+    except BrokenPipeError:  # who read has gone, such as `head`: not worth a line, and nothing can be flushed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_NO
     except OSError as failure:
         return _complain(verb, failure, traceback, EXIT_NO)
     except KeyboardInterrupt:

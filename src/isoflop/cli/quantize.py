@@ -112,7 +112,10 @@ def _question(trained: Trained, methods: "tuple[Way, ...]", chosen: "Format", ar
     from isoflop.quantize.work import Question
 
     model, source = trained
-    context = args.context or min(model.decoder.max_context, CONTEXT)
+    longest = model.decoder.max_context
+    if args.context is not None and args.context > longest:
+        raise ValueError(f"--context {args.context}: the model takes at most {longest} tokens")
+    context = args.context or min(longest, CONTEXT)
     trained_tokens = _tokens_of_study(source) if args.trained_tokens is None else round(args.trained_tokens)
     return Question(
         model=str(args.model),

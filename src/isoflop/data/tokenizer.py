@@ -140,6 +140,18 @@ def train_byte_pair(texts: Iterable[bytes], vocab_size: int) -> BytePairTokenize
     return BytePairTokenizer(inner.to_str(pretty=True))
 
 
+def byte_tokenizer_json() -> str:
+    """A tokenizer.json that computes what `ByteTokenizer` does, for programs that read nothing else."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    numbers = {character: byte for byte, character in enumerate(byte_alphabet()) if byte != SEPARATOR}
+    inner = Tokenizer(models.BPE(vocab={SEPARATOR_TEXT: SEPARATOR} | numbers, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens([AddedToken(SEPARATOR_TEXT, special=True)])
+    return str(inner.to_str(pretty=True))
+
+
 def byte_alphabet() -> list[str]:
     """The character that stands for each byte in a byte-level vocabulary (Radford et al. 2019): printable Latin-1
     for itself, the others, in order, from U+0100 on."""

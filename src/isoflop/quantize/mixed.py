@@ -75,17 +75,21 @@ def sensitivities(
     return Sensitivity(units, list(formats), nats_UF, bits_UF, weights_U)
 
 
+def require_room(sites: Sequence[Site], formats: Sequence[Format], bits_per_weight: float) -> None:
+    """Raises ValueError where even each site's smallest format takes more bits a weight, scales counted."""
+    weights = sum(int(np.prod(site.shape)) for site in sites)
+    least = sum(min(stored_bits(site, format) for format in formats) for site in sites) / weights
+    if least > bits_per_weight:
+        raise ValueError(
+            f"--bits-per-weight {bits_per_weight:g}: the smallest formats take {least:.3f}, scales counted"
+        )
+
+
 def cheapest(found: Sensitivity, bits_per_weight: float) -> dict[str, Format]:
     """The formats, by site, whose summed rises are least among those that take at most so many bits a weight, scales
-    counted: an integer program, solved exactly. That rises add up is an assumption. Raises ValueError where even the
-    smallest formats take more."""
+    counted (`require_room`): an integer program, solved exactly. That rises add up is an assumption."""
     n_units, n_formats = found.nats_UF.shape
-    budget, least = bits_per_weight * found.weights_U.sum(), found.bits_UF.min(1).sum()
-    if least > budget:
-        raise ValueError(
-            f"--bits-per-weight {bits_per_weight:g}: the smallest formats take {least / found.weights_U.sum():.3f}, "
-            "scales counted"
-        )
+    budget = bits_per_weight * found.weights_U.sum()
     one_each = LinearConstraint(np.kron(np.eye(n_units), np.ones(n_formats)), 1, 1)
     within = LinearConstraint(found.bits_UF.ravel()[None], 0, budget)
     costs = np.maximum(found.nats_UF, 0).ravel() + 1e-12 * found.bits_UF.ravel()

@@ -16,7 +16,7 @@ from isoflop.model import DecoderModel
 from isoflop.model.quantized import Format, QuantizedWeight
 from isoflop.quantize.aware import train_aware
 from isoflop.quantize.measure import Reading, read
-from isoflop.quantize.mixed import Choice, cheapest, choices, mixed_formats, sensitivities
+from isoflop.quantize.mixed import Choice, cheapest, choices, mixed_formats, require_room, sensitivities
 from isoflop.quantize.report import Figure, Report, documents_in, figure, kept, law_of, whole_bytes
 from isoflop.quantize.run import DEFAULT, Formats, Options, quantize_model
 from isoflop.quantize.sites import sites_of, untie
@@ -119,6 +119,7 @@ def _formats(plain: DecoderModel, question: Question, text: list[Tensor], watch:
     if question.bits_per_weight is None:
         return {site.name: question.format for site in sites}, []
     candidates = mixed_formats(question.format)
+    require_room(sites, candidates, question.bits_per_weight)
     tokens = torch.cat(text)[: max(1, MOST_SENSITIVITY // question.context)].numpy()
     windows = Windows(tokens, torch.arange(len(tokens)).numpy())
     found = sensitivities(plain, candidates, windows, watch.stage("sensitivity of each layer"))

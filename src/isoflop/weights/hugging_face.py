@@ -10,6 +10,8 @@ from torch import Tensor
 from isoflop.architecture import Decoder
 from isoflop.architecture.hugging_face import from_hugging_face, nearest
 from isoflop.data.plain_json import read_json
+from isoflop.data.spec import N_BYTES
+from isoflop.data.tokenizer import byte_tokenizer_json
 from isoflop.model import DecoderModel
 from isoflop.model.quantized import QuantizedWeight
 from isoflop.weights.checkpoint import Checkpoint, Codes, write_checkpoint
@@ -139,7 +141,8 @@ def export_folder(source: Path, target: Path, tell: Tell = silent, most_shard: i
     keys |= {key: ours.record.special_tokens.get(key) for key in SPECIAL_TOKENS}
     keys |= {"architectures": [ARCHITECTURES[model_type]], "torch_dtype": TORCH_NAMES[ours.dtype]}
     with new_folder(target) as partial:
-        copy_tokenizer(source, partial)
+        if not copy_tokenizer(source, partial) and ours.decoder.vocab_size == N_BYTES:  # tokens are bytes
+            (partial / "tokenizer.json").write_text(byte_tokenizer_json())
         (partial / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(keys, order="sorted")))
 
         def make(name: str) -> Tensor:
