@@ -143,7 +143,7 @@ def test_the_page_is_held_to_its_own_parts(address):
         ({"flops": "1e22", "law": "../runs.csv*2"}, "law", "no published law"),
         ({"flops": "1e22", "family": "./config.json"}, "family", "neither"),
         ({"flops": "1e22", "family": "dense,nonesuch"}, "family", "neither"),
-        ({"flops": "1e22", "figure": "/tmp/x.html"}, "figure", "is no option"),
+        ({"flops": "1e22", "figure": "plan.html"}, "figure", "is no option"),
         ({"flops": "-1"}, "flops", "positive"),
         ({"flops": "many"}, "flops", "many"),
         ({"flops": "1e22", "dollars": "3"}, "dollars", "not allowed with"),
