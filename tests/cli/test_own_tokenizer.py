@@ -196,7 +196,8 @@ def test_hostile(
     folder.mkdir()
     changed(home, folder, **keys)
     # `extend` is asked for more than the model takes; `quantize` would refuse that before it reads the tokenizer
-    asked = line(home, verb, tmp_path / "out", *(("--context", str(NEW)) if verb == "extend" else ()), model=str(folder))
+    longer = ("--context", str(NEW)) if verb == "extend" else ()
+    asked = line(home, verb, tmp_path / "out", *longer, model=str(folder))
     assert message in wrong(capsys, *asked)
     assert not (tmp_path / "out").exists()
 
