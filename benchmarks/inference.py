@@ -8,7 +8,8 @@ PEERS is an environment of its own: python -m venv PEERS && PEERS/bin/pip instal
 process that waits while others run; of its slices the best counts. Decoding: a batch of sequences after 32 tokens
 each, 32 tokens more, greedily; prefill: 512 tokens of one sequence and the last one's logits. What is shown beside the
 figures: their ratio to llama.cpp's at the same bits, and the share of the tokens that memory could deliver at most
-(bytes of all matrices a step, at the speed at which the same threads add up numbers far beyond the caches).
+(bytes of all matrices a step, at the best speed at which the same threads, once a round, read numbers far beyond the
+caches: add them up, or multiply a row by them).
 """
 
 import argparse
@@ -86,16 +87,22 @@ def sides(threads: int, peers: str | None, files: Path, only: str, compile_: boo
         commands[name] = [sys.executable, str(HERE / "inference_transformers.py"), name.split()[1]]
         commands[name] += ["compile"] if compile_ else []
     wanted = {name: command for name, command in commands.items() if any(word in name for word in only.split(","))}
+    if not wanted:
+        raise SystemExit(f"--only {only}: no side is named so; there are {', '.join(commands)}")
     return [Side(name, [*command[:2], str(threads), *command[2:]]) for name, command in wanted.items()]
 
 
-def measure(found: list[Side], rounds: int) -> None:
+def measure(found: list[Side], rounds: int, threads: int) -> float:
+    """The bytes a second that were read at best, once a round."""
+    bandwidth = 0.0
     tasks = [{"decode": batch} for batch in BATCHES] + [{"prefill": PREFILL}]
     for turn in range(rounds):
+        bandwidth = max(bandwidth, bandwidth_of(threads))
         for task in tasks:
             for side in found:
                 side.run(task)
         print(f"  round {turn + 1} of {rounds}", file=sys.stderr, flush=True)
+    return bandwidth
 
 
 def show(found: list[Side], threads: int, bandwidth: float) -> None:
@@ -116,10 +123,12 @@ def show(found: list[Side], threads: int, bandwidth: float) -> None:
 
 
 def bandwidth_of(threads: int) -> float:
-    """Bytes/s that `threads` can read, best of 10 sums over 256 MiB."""
+    """Bytes/s that `threads` can read of 256 MiB: the best of 10 sums and of 10 products with a row."""
     code = (
-        "import time, torch; torch.set_num_threads(%d); a = torch.ones(2**26); best = 1e9\n"
-        "for _ in range(10):\n  t = time.perf_counter(); a.sum(); best = min(best, time.perf_counter() - t)\n"
+        "import time, torch; from isoflop.model.kernels import rows\n"
+        "torch.set_num_threads(%d); a = torch.ones(2**14, 2**12); x = torch.ones(1, 2**12); best = 1e9\n"
+        "for read in [a.sum, lambda: rows.linear(x, a, None)] * 10:\n"
+        "  t = time.perf_counter(); read(); best = min(best, time.perf_counter() - t)\n"
         "print(a.nbytes / best)"
     )
     run = subprocess.run([sys.executable, "-c", code % threads], check=True, capture_output=True, text=True)
@@ -137,10 +146,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for threads in a.threads:
             found = sides(threads, a.peers, Path(folder), a.only, a.compile)
-            measure(found, a.rounds)
+            bandwidth = measure(found, a.rounds, threads)
             for side in found:
                 side.close()
-            show(found, threads, max(bandwidth_of(threads) for _ in range(2)))
+            show(found, threads, bandwidth)
 
 
 if __name__ == "__main__":

@@ -151,6 +151,19 @@ static INLINE void store(const Output& out, int64_t row, int64_t o, int64_t O, F
     for (int64_t i = 0; i < O - o; ++i) y[i] = x[i] + (out.bias ? out.bias[o + i] : 0) + (add ? add[i] : 0);
 }
 
+// What a step of codes takes, asked for. Every second line, into the second cache, lets the processor's own streams fetch
+// the others: a fifth to a half more a second than all lines into the first, where bytes are what takes time.
+template <int R>
+static INLINE void ask(const uint8_t* ahead, bool whole) {
+    if (R == 1 || whole) {
+        __builtin_prefetch(ahead, 0, 2);
+        if (whole) __builtin_prefetch(ahead + 128, 0, 2);
+    } else {
+        __builtin_prefetch(ahead);
+        __builtin_prefetch(ahead + 64);
+    }
+}
+
 // R rows from `row` on times a band, whose codes may lie elsewhere, as another kind. What lies `ahead` is fetched.
 template <int R, int64_t KIND>
 static void tile(const Matrix& w, const uint8_t* codes, const uint8_t* ahead, int64_t band, const Rows& rows,
@@ -174,9 +187,7 @@ static void tile(const Matrix& w, const uint8_t* codes, const uint8_t* ahead, in
                 }
             }
             if (ahead) {
-                __builtin_prefetch(ahead);
-                __builtin_prefetch(ahead + 64);
-                if (whole) __builtin_prefetch(ahead + 128), __builtin_prefetch(ahead + 192);
+                ask<R>(ahead, whole);
                 ahead += whole ? 256 : 128;
             }
             codes += KIND == BYTES ? 256 : 128;
