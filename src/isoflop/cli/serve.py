@@ -4,11 +4,13 @@ isoflop serve studies/quickstart
 isoflop serve my-llama --port 8080 --token-file secret.txt --memory 8G
 
 Paths: /v1/completions, /v1/chat/completions, /v1/models, /tokenize, /detokenize, /health, /metrics, /openapi.json.
-SIGTERM or Ctrl-C: requests under way finish, new ones get 503; a second one ends it at once.
+SIGTERM or Ctrl-C: requests under way finish, new ones get 503; a second one ends it at once. Exit code 1 where requests
+could not be finished.
 """
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from isoflop.cli.asking import add_model, engine_of, open_model, size
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from isoflop.engine.server.app import Limits, build
     from isoflop.engine.server.guard import Patience
     from isoflop.engine.server.jobs import Desk
-    from isoflop.engine.server.serving import serve
+    from isoflop.engine.server.serving import DROPPED, serve
 
     guide = engine.options.guide
     assert guide is not None
@@ -63,8 +65,10 @@ def run(args: argparse.Namespace) -> int:
     desk = Desk(name, opened.vocabulary, opened.template, guide, context)
     limits = Limits(args.queue, args.request_s, Patience(args.body, args.body_s))
     server = build(engine, desk, engine.notices, limits, token)
-    serve(server, name, args.host, args.port, args.drain_s, args.connections, args.stall_s)
-    return 0
+    n_dropped = serve(server, name, args.host, args.port, args.drain_s, args.connections, args.stall_s)
+    if n_dropped:
+        print(f"isoflop serve: stopped, and {n_dropped} requests were not finished", file=sys.stderr)
+    return DROPPED if n_dropped else 0
 
 
 def _check(args: argparse.Namespace) -> None:

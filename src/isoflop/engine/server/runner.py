@@ -30,8 +30,15 @@ class Broken(Exception):
     """The engine failed, and every request with it."""
 
 
+class Stopped(Exception):
+    """The server stops, and did not wait for the request."""
+
+
 class Full(Exception):
     """As many requests as are allowed wait or run."""
+
+
+Heard = Event | Broken | Stopped
 
 
 class Runner:
@@ -40,7 +47,7 @@ class Runner:
     def __init__(self, engine: Stepping, most_live: int) -> None:
         self._engine, self.most_live = engine, most_live
         self._orders: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._streams: dict[str, asyncio.Queue[Event | Broken]] = {}
+        self._streams: dict[str, asyncio.Queue[Heard]] = {}
         self._asking: set[asyncio.Future[None]] = set()
         self._behind: dict[str, list[Request]] = {}  # the engine's thread alone touches it
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -68,7 +75,7 @@ class Runner:
             raise Broken(self.failure)
         if self.live + len(requests) > self.most_live:
             raise Full(f"{self.live} requests wait or run, and at most {self.most_live} may")
-        events: asyncio.Queue[Event | Broken] = asyncio.Queue()
+        events: asyncio.Queue[Heard] = asyncio.Queue()
         for request in requests:
             self._streams[request.id] = events
         taken: asyncio.Future[None] = self._loop.create_future()
@@ -83,12 +90,12 @@ class Runner:
             self._asking.discard(taken)
         return self._events(requests, events)
 
-    async def _events(self, requests: list[Request], events: "asyncio.Queue[Event | Broken]") -> AsyncIterator[Event]:
+    async def _events(self, requests: list[Request], events: asyncio.Queue[Heard]) -> AsyncIterator[Event]:
         left = len(requests)
         try:
             while left:
                 event = await events.get()
-                if isinstance(event, Broken):
+                if isinstance(event, Broken | Stopped):
                     raise event
                 left -= event.finish is not None
                 yield event
@@ -99,6 +106,15 @@ class Runner:
         """Let go of one request; nothing more is heard of it."""
         if self._streams.pop(id, None) is not None:
             self._orders.put(lambda: self._drop(id))
+
+    def drop_all(self) -> int:
+        """Let go of every request; whoever waits for one hears Stopped. Returns how many there were."""
+        dropped = dict(self._streams)
+        for id in dropped:
+            self.cancel(id)
+        for waiting in _once(dropped):
+            waiting.put_nowait(Stopped())
+        return len(dropped)
 
     def _let_go(self, requests: list[Request]) -> None:
         for request in requests:
@@ -115,7 +131,7 @@ class Runner:
 
     def _fail(self, failure: str) -> None:
         self.failure = failure
-        for waiting in {id(events): events for events in self._streams.values()}.values():
+        for waiting in _once(self._streams):
             waiting.put_nowait(Broken(failure))
         self._streams.clear()
         for taken in self._asking:
@@ -180,6 +196,11 @@ class Runner:
             self._loop.call_soon_threadsafe(what, *arguments)
         except RuntimeError:  # the loop is closed: nobody listens
             return
+
+
+def _once(streams: dict[str, asyncio.Queue[Heard]]) -> list[asyncio.Queue[Heard]]:
+    """The queues, of which several requests may share one."""
+    return list({id(heard): heard for heard in streams.values()}.values())
 
 
 def _resolve(taken: "asyncio.Future[None]", refusal: Exception | None) -> None:

@@ -10,7 +10,7 @@ from fastapi import Request, Response
 from isoflop.engine.server.errors import ApiError
 from isoflop.engine.server.jobs import Desk, Job
 from isoflop.engine.server.metrics import Clock, Metrics
-from isoflop.engine.server.runner import Broken, Full, Runner
+from isoflop.engine.server.runner import Broken, Full, Runner, Stopped
 from isoflop.engine.server.writing import Choice, Piece, start
 
 
@@ -67,7 +67,7 @@ class Work:
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """Every piece of every choice as it comes. Raises ApiError 504 where it takes too long, 500 where the engine
-        breaks."""
+        breaks, 503 where the server does not wait for it."""
         metrics, left = self._service.metrics, len(self._by_id)
         try:
             async with contextlib.aclosing(self._events) as events, asyncio.timeout_at(self._deadline):  # type: ignore[type-var]
@@ -89,6 +89,8 @@ class Work:
             raise ApiError(504, "the request took longer than the server allows", code="timeout") from None
         except Broken:
             raise ApiError(500, "the engine failed at this request", code="engine_failed") from None
+        except Stopped:
+            raise ApiError(503, "the server stops, and could not finish this request", code="draining") from None
         finally:
             self._clock.end()
             metrics.prompt_tokens.inc(sum(len(choice.job.request.prompt) for choice in self.choices))

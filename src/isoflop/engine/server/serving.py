@@ -1,8 +1,12 @@
 """uvicorn around the application: a line when it listens, patience that ends, and a stop that lets requests finish."""
 
 import asyncio
+import os
+import signal
 import socket
 import sys
+import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -15,6 +19,9 @@ from isoflop.engine.server.app import Server
 HEADERS_S = 30.0  # for the head of a request to come
 STALL_S = 60.0  # for a client to take more of what is sent to it
 KEEP_ALIVE_S = 30
+FAREWELL_S = 0.5  # for answers to get out, once nobody waits any more
+LAST_S = 1.5  # for threads to come to their end, once nobody listens
+DROPPED = 1  # exit code where requests could not be finished
 BACKLOG = 512
 
 
@@ -89,13 +96,18 @@ class Patient(H11Protocol):
 
 
 class Draining(uvicorn.Server):
-    """SIGTERM or SIGINT: new requests get 503, those under way have `drain_s` to finish; again: out at once. Ends with
-    exit code 0 either way."""
+    """SIGTERM or SIGINT: new requests get 503, those under way have `drain_s` to finish. Another signal, or the end of
+    that time: they get 503 too, and whoever does not hear it is cut off. A third: the process ends where it stands.
+
+    uvicorn would cancel what is under way, and log a traceback for each; here all of it comes to an end of its own."""
 
     def __init__(self, server: Server, config: uvicorn.Config, name: str, drain_s: float) -> None:
         super().__init__(config)
         self._server, self._name, self._drain_s = server, name, drain_s
+        self._hurry = asyncio.Event()
+        self._n_signals = 0
         self._drain: asyncio.Task[None] | None = None
+        self.n_dropped = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say so."""
@@ -108,28 +120,53 @@ class Draining(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal came; not kept, so that uvicorn does not raise it again at the end."""
-        if self._server.service.draining or not self.started:
+        self._n_signals += 1
+        if not self.started:
             self.should_exit = True
-            self.force_exit = self._server.service.draining
-            return
-        self._server.service.draining = True
-        self._loop.call_soon_threadsafe(self._begin)
+        elif self._n_signals == 1:
+            self._server.service.draining = True
+            self._loop.call_soon_threadsafe(self._begin)
+        elif self._n_signals == 2:
+            _end_within(FAREWELL_S + LAST_S)  # should the loop itself hang
+            self._loop.call_soon_threadsafe(self._hurry.set)
+        else:
+            os._exit(DROPPED)
 
     def _begin(self) -> None:
         self._drain = self._loop.create_task(self._finish())
 
     async def _finish(self) -> None:
-        """Wait for the requests under way, then let uvicorn stop."""
-        end = self._loop.time() + self._drain_s
-        while self._server.runner.live and self._loop.time() < end:
-            await asyncio.sleep(0.02)
+        """Wait for the requests under way, drop the others, let uvicorn stop, and cut off who holds it up."""
+        runner, end = self._server.runner, self._loop.time() + self._drain_s
+        await self._wait(lambda: runner.live == 0, end)
+        self.n_dropped = runner.drop_all()
         self.should_exit = True
+        await self._wait(lambda: self.n_dropped > 0, end)  # for answers that are being written
+        await asyncio.sleep(FAREWELL_S)
+        left: list[Any] = list(self.server_state.connections)
+        self.n_dropped += sum(bool(c.cycle and not c.cycle.response_complete) for c in left)
+        for connection in left:
+            connection.transport.abort()
+        _end_within(LAST_S)
+
+    async def _wait(self, done: Callable[[], bool], end: float) -> None:
+        """Until it is, until the time `end`, or until someone is in a hurry."""
+        while not (done() or self._hurry.is_set() or self._loop.time() >= end):
+            await asyncio.sleep(0.02)
+
+
+def _end_within(seconds: float) -> None:
+    """The end of the process by then, whatever its threads are at: a step of a large model, a schema being read."""
+    timer = threading.Timer(seconds, os._exit, (DROPPED,))
+    timer.daemon = True
+    timer.start()
 
 
 def serve(
     server: Server, name: str, host: str, port: int, drain_s: float, most_connections: int, stall_s: float = STALL_S
-) -> None:
-    """Serve until a signal comes. Raises OSError where the address cannot be had."""
+) -> int:
+    """Serve until a signal comes. Returns how many requests were dropped then. Raises OSError where the address cannot
+    be had."""
     config = uvicorn.Config(
         server.app,
         host=host,
@@ -143,10 +180,13 @@ def serve(
         limit_concurrency=most_connections,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(max(1, drain_s)),
     )
     with _listening(host, port) as listening:
-        Draining(server, config, name, drain_s).run(sockets=[listening])
+        draining = Draining(server, config, name, drain_s)
+        for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn puts these back at its end: a late one changes nothing
+            signal.signal(number, signal.SIG_IGN)
+        draining.run(sockets=[listening])
+    return draining.n_dropped
 
 
 def _listening(host: str, port: int) -> socket.socket:
