@@ -74,7 +74,7 @@ WRONG: list[tuple[str, Any, int, str]] = [
     (TEXT, {"prompt": "a", "n": 40, "max_tokens": 1}, 400, "takes 32 at once"),
     (TEXT, {"prompt": "a", "n": 3, "best_of": 2}, 400, "best_of"),
     (TEXT, {"prompt": "a", "best_of": 2, "stream": True}, 400, "best_of"),
-    (TEXT, {"prompt": "a", "stop": ""}, 400, "stop: String should have at least 1"),
+    (TEXT, {"prompt": "a", "stop": ""}, 400, "stop: must have at least 1 character"),
     (TEXT, {"prompt": "a", "stream": "yes"}, 400, "stream: "),
     (TEXT, {"prompt": "a", "stream_options": {"include_usage": True}}, 400, "stream_options: needs stream"),
     (TEXT, {"prompt": "a", "suffix": "b"}, 400, "suffix: is not served here"),

@@ -19,9 +19,9 @@ from isoflop.engine.server.errors import (
     tell_api_error,
     tell_failure,
     tell_http_error,
-    tell_invalid,
 )
 from isoflop.engine.server.guard import Guard, Patience
+from isoflop.engine.server.invalid import tell_invalid
 from isoflop.engine.server.jobs import Desk
 from isoflop.engine.server.metrics import Metrics
 from isoflop.engine.server.protocol import (

@@ -1,10 +1,8 @@
 """What goes wrong, as OpenAI's clients expect to be told."""
 
-import re
 from typing import Any
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -70,27 +68,6 @@ async def tell_http_error(request: Request, error: Exception) -> JSONResponse:
     answer = ApiError(error.status_code, str(error.detail)).response()
     answer.headers.update(error.headers or {})
     return answer
-
-
-async def tell_invalid(request: Request, error: Exception) -> JSONResponse:
-    """Handler of bodies that do not fit their model: the first mistake, named; of alternatives, the one that fitted
-    furthest."""
-    assert isinstance(error, RequestValidationError)
-    errors = error.errors()
-    first = max((e for e in errors if e["loc"][:2] == errors[0]["loc"][:2]), key=lambda e: len(e["loc"]))
-    field, *parts = (str(part) for part in (*first["loc"][1:], ""))
-    where = ".".join([field, *(part for part in parts if part and not _ALTERNATIVE.fullmatch(part))])
-    said = _SAID.get(first["type"], first["msg"])
-    return ApiError(400, f"{where or 'body'}: {said}", where or None).response()
-
-
-# Names of alternatives of a union are ours, not the client's.
-_ALTERNATIVE = re.compile(r"(function-|list\[|constrained-|literal\[).*|str|int|text|json_object|json_schema")
-_SAID = {
-    "none_required": "is not served here; leave it out",
-    "extra_forbidden": "is not known here; leave it out",
-    "model_attributes_type": "must be a JSON object; if it is one, send it with Content-Type: application/json",
-}
 
 
 async def tell_failure(request: Request, error: Exception) -> JSONResponse:

@@ -4,9 +4,10 @@ Fields that OpenAI has and this server does not serve (`NotServed`) are refused 
 that change nothing here (`user`, `metadata`, `store`, ..) are taken.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from isoflop.engine.sampling import MOST_ALTERNATIVES
 from isoflop.engine.text import LONGEST_STOP, MOST_STOPS
@@ -58,11 +59,58 @@ class JsonSchemaFormat(Body):
     json_schema: NamedSchema
 
 
-ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+def _alternatives(which: Callable[[Any], str | None], valid: str) -> Discriminator:
+    """Of a union the one alternative that is meant, by which the value is then judged: all of them together would say
+    what is wrong with each, and most of that misleads. `valid`: said where none is meant."""
+    return Discriminator(which, custom_error_type="union", custom_error_message=valid)
+
+
+# Names of alternatives are in pydantic's paths, and no fields of a client's.
+TAGS = ("|string", "|strings", "|tokens", "|token lists", "|parts", "|text", "|json_object", "|json_schema")
+
+
+def _meant_format(value: Any) -> str | None:
+    """From JSON, or an object of ours."""
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return f"|{kind}" if kind in ("text", "json_object", "json_schema") else None
+
+
+ResponseFormat = Annotated[
+    Annotated[TextFormat, Tag("|text")]
+    | Annotated[JsonObjectFormat, Tag("|json_object")]
+    | Annotated[JsonSchemaFormat, Tag("|json_schema")],
+    _alternatives(_meant_format, 'an object whose type is "text", "json_object" or "json_schema"'),
+]
+
+
+def _one_or(many: str) -> Callable[[Any], str | None]:
+    return lambda value: "|string" if isinstance(value, str) else many if isinstance(value, list) else None
+
+
+def _meant_prompt(value: Any) -> str | None:
+    """By its first item, if it is a list."""
+    if isinstance(value, str):
+        return "|string"
+    match value[0] if isinstance(value, list) and value else None:
+        case str():
+            return "|strings"
+        case int() as item if not isinstance(item, bool):
+            return "|tokens"
+        case list():
+            return "|token lists"
+        case _:
+            return None
 
 
 BiasedToken = Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,8})$", description="a token's number")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
+StopWords = Annotated[
+    Annotated[StopString, Tag("|string")]
+    | Annotated[list[StopString], Field(max_length=MOST_STOPS, fail_fast=True), Tag("|strings")],
+    _alternatives(_one_or("|strings"), "a string or a list of strings"),
+]
 
 
 class StreamOptions(Body):
@@ -83,7 +131,7 @@ class Choices(Body):
     logit_bias: dict[BiasedToken, Bias] | None = Field(None, max_length=MOST_BIASES)
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
     n: int | None = Field(None, ge=1, le=MOST_CHOICES)
-    stop: StopString | Annotated[list[StopString], Field(max_length=MOST_STOPS)] | None = None
+    stop: StopWords | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
@@ -104,15 +152,19 @@ class Choices(Body):
     include_stop_str_in_output: bool = Field(False, description="ours: the stop string is part of the text")
 
 
+Prompt = Annotated[
+    Annotated[str, Tag("|string")]
+    | Annotated[list[str], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True), Tag("|strings")]
+    | Annotated[Tokens, Tag("|tokens")]
+    | Annotated[list[Tokens], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True), Tag("|token lists")],
+    _alternatives(_meant_prompt, "a string, or a list of one or more strings, tokens (integers) or lists of tokens"),
+]
+
+
 class CompletionRequest(Choices):
     """POST /v1/completions."""
 
-    prompt: (
-        str
-        | Annotated[list[str], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True)]
-        | Tokens
-        | Annotated[list[Tokens], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True)]
-    )
+    prompt: Prompt
     max_tokens: int | None = Field(
         None, ge=0, le=MOST_TOKENS, description="16 where nothing is said; 0, nothing but the prompt, only with echo"
     )
@@ -131,11 +183,17 @@ class TextPart(Body):
     text: str
 
 
+Content = Annotated[
+    Annotated[str, Tag("|string")] | Annotated[list[TextPart], Field(fail_fast=True), Tag("|parts")],
+    _alternatives(_one_or("|parts"), 'a string or a list of parts {"type": "text", "text": ".."}'),
+]
+
+
 class ChatMessage(Body):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
+    content: Content
     name: str | None = Field(None, description="for the model's own chat template")
     refusal: NotServed = None
     audio: NotServed = None
