@@ -134,7 +134,7 @@ class Memory:
                 first = group.reach.first(s.n_computed)
                 lanes[g].append(Lane(begin, end, s.n_computed, first, s.tables[g], size, self.device))
             if s.slot is not None:
-                strand = Strand(begin, end, s.slot, len(work.drafts), s.n_computed)
+                strand = Strand(begin, end, s.slot, len(work.drafts))
                 (self.strands.singles if work.n_tokens == 1 else self.strands.others).append(strand)
             begin = end
         for shared, own in zip(self.lanes, lanes, strict=True):

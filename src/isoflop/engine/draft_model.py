@@ -142,7 +142,7 @@ class ModelDrafter:
                 return None
         limit = min(sequence.limit, self.model.decoder.max_context)
         turns = tuple(rope.limited(limit) for rope in self.model.ropes)
-        own = Sequence(sequence.request, 0, sequence.row, list(sequence.tokens), limit, repr(turns).encode(), turns)
+        own = Sequence(sequence.request, 0, sequence.row, list(sequence.tokens), limit, turns)
         self.holdings.enter(own, self.holdings.longest_prefix(own))
         slots = [] if own.slot is None else [own.slot, *(self.holdings.slots.take() for _ in range(n_slots - 1))]
         mirror = self._mirrors[sequence.id] = Mirror(own, slots)

@@ -286,7 +286,6 @@ class Engine:
             row,
             tokens,
             limit,
-            repr(turns).encode(),
             turns,
             drafted_for=drafted_for,
             scores=None if s.prompt_logprobs is None else [],

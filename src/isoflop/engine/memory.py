@@ -47,12 +47,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is allocated: pages of each group, and slots for the states of `slot_layers`."""
+    """What is allocated: pages of each group, and slots of recurrent states."""
 
     page_tokens: int
     groups: tuple[Group, ...]
     n_pages: tuple[int, ...]
-    slot_layers: tuple[int, ...]
     slot_bytes: int
     n_slots: int
 
@@ -84,9 +83,7 @@ def plan_memory(
     on pages, divided between the groups so that sequences of `typical` tokens (default: min(max_context, 2048)), taken
     in n_new at a time, find as many as they need of each. Raises ValueError where nothing can run."""
     groups = _groups(decoder, page_tokens, dtype, rest)
-    costs = {i: layer_cache(m, decoder.d_model, dtype, rest)[1] for i, m in _mixers(decoder)}
-    slot_layers = tuple(i for i, n_bytes in costs.items() if n_bytes)
-    slot_bytes = sum(costs.values())
+    slot_bytes = sum(layer_cache(mixer, decoder.d_model, dtype, rest)[1] for _, mixer in _mixers(decoder))
     if slot_bytes:
         n_slots = min(n_slots, max(1, (budget // 2 if groups else budget) // slot_bytes))
     else:
@@ -99,7 +96,7 @@ def plan_memory(
     wanted = [group.pages(typical, n_new, page_tokens) for group in groups]
     a_sequence = sum(n * group.page_bytes for n, group in zip(wanted, groups, strict=True))
     n_pages = tuple(1 + left * n // a_sequence for n in wanted)
-    return Plan(page_tokens, groups, n_pages, slot_layers, slot_bytes, n_slots)
+    return Plan(page_tokens, groups, n_pages, slot_bytes, n_slots)
 
 
 def _mixers(decoder: Decoder) -> list[tuple[int, Mixer]]:

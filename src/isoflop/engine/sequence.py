@@ -2,7 +2,6 @@
 
 from array import array
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
@@ -15,22 +14,29 @@ NOTHING = -1  # in a table: a page that was given back, out of reach
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """`tokens`: prompt and output; `n_computed`: how many the caches know; `tables`: pages by group, in order of the
-    tokens they hold; `slot`: of its recurrent states; `digests`: names of its whole blocks, as far as they were needed;
-    `salt`: what else keys depend on; `snapshot`: the name of the states last kept of its output; `branch`: how many
-    tokens it has in common with one before it; `drafts`: guesses that it brings to the next steps, and `odds`, which
-    they were drawn from (speculate.Proposal); `judged` and `accepted`: how many were so far; `drafted_for`: whether it
-    is guessed for; `guessed_out`: all guesses were right, and one more token is said before there are new ones;
-    `scores`: log probabilities of its prompt's tokens from the second on, as far as they are known (None: not asked);
-    `arrival`: its place in the line, kept when it is preempted; `told`: an event of it was given out."""
+    """request, row         what was asked, and what the choice of its next token depends on
+    arrival              its place in the line, kept when it is preempted
+    tokens, limit        prompt and output so far, and how many they may become
+    turns                of each rope, RopeTables.limited: keys depend on it, and so do the names of blocks
+    n_computed, n_cached how many tokens the caches know, and how many were found there when it first entered
+    tables, slot         its block table for each group of layers, in order of the tokens held; the slot of its states
+    digests              names of its whole blocks, as far as they were needed
+    snapshot             the name of the states last kept of its output
+    branch               how many tokens it has in common with one before it
+    drafts, odds         guesses that it brings to the next steps, and what they were drawn from (speculate.Proposal)
+    judged, accepted     how many guesses were so far
+    drafted_for          whether it is guessed for
+    guessed_out          all guesses were right, and one more token is said before there are new ones
+    told                 an event of it was given out
+    scores               log probabilities of its prompt's tokens from the second on, as far as known; None: not asked
+    """
 
     request: Request
     arrival: int
     row: Row
     tokens: list[int]
     limit: int
-    salt: Digest
-    turns: tuple[Any, ...] = ()
+    turns: tuple[int | None, ...] = ()
     n_computed: int = 0
     n_cached: int = 0
     tables: list["array[int]"] = field(default_factory=list)
@@ -46,7 +52,6 @@ class Sequence:
     guessed_out: bool = False
     told: bool = False
     scores: list[Logprobs] | None = None
-    n_preempted: int = 0
 
     @property
     def id(self) -> str:
@@ -83,6 +88,6 @@ class Sequence:
         """The name of a whole block of its tokens."""
         while len(self.digests) <= block:
             at = len(self.digests) * page_tokens
-            before = self.digests[-1] if self.digests else self.salt
+            before = self.digests[-1] if self.digests else repr(self.turns).encode()
             self.digests.append(chained(before, self.tokens[at : at + page_tokens]))
         return self.digests[block]

@@ -14,14 +14,12 @@ from torch import Tensor
 
 @dataclass
 class Strand:
-    """The new tokens of one sequence: rows begin .. end - 1, the slot of its states, how many are drafts. `start`: of
-    the first among all of its tokens."""
+    """The new tokens of one sequence: rows begin .. end - 1, the slot of its states, how many are drafts."""
 
     begin: int
     end: int
     slot: int
     drafts: int
-    start: int
 
 
 @dataclass
