@@ -111,7 +111,7 @@ def main() -> None:
             f"{kind:10} {each} requests: {c['finished']} finished, {c['cancelled']} cancelled, {c['refused']} refused, "
             f"{c['forked']} forks; {s.preempted} preemptions, {s.copied} copies, {s.evicted} evictions, "
             f"{s.found} of {s.looked_up} tokens found, {s.accepted} of {s.drafted} drafts; "
-            f"cache {soak.engine.dtype}, {time.perf_counter() - start:.0f} s",
+            f"cache {soak.engine.plan.dtype}, {time.perf_counter() - start:.0f} s",
             flush=True,
         )
 

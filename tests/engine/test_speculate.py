@@ -26,7 +26,7 @@ from isoflop.architecture import Decoder, Layer, MixtureOfExperts
 from isoflop.cost.serving import Speculation
 from isoflop.engine.draft_exit import EarlyExit, early_exit, first_layers
 from isoflop.engine.draft_model import ModelDrafter, draft_model
-from isoflop.engine.engine import Engine
+from isoflop.engine.engine import Engine, Options
 from isoflop.engine.gain import gain
 from isoflop.engine.ngram import NgramDrafter
 from isoflop.engine.request import Request
@@ -94,7 +94,8 @@ def drafting(model: DecoderModel, drafter: str, checked: bool = False, **options
         made, guessing = early_exit(engine, 1), first_layers(model, 1)
     else:
         guessing = near(model)
-        made = ModelDrafter(guessing, model.decoder, 1 << 17, drafts=3, page_tokens=4, most_running=4, typical=64)
+        own = Options(memory=1 << 17, drafts=3, page_tokens=4, most_running=4, typical=64)
+        made = ModelDrafter(guessing, model.decoder, own)
     engine.draft_with(Checked(made, guessing) if checked else made)
     return engine
 
@@ -141,9 +142,10 @@ def test_a_draft_model_with_little_memory() -> None:
     for mixers in ((FULL, WINDOW), (MAMBA2, FULL)):
         model, prompts = model_of(*mixers), prompts_of(13, 4)
         engine = engine_of(model, drafts=3)
-        roomy = ModelDrafter(model, model.decoder, 1 << 18, drafts=3, page_tokens=4, most_running=1, typical=64)
+        own = Options(memory=1 << 18, drafts=3, page_tokens=4, most_running=1, typical=64)
+        roomy = ModelDrafter(model, model.decoder, own)
         memory = roomy.plan.slot_bytes * 4 + sum(group.page_bytes * 14 for group in roomy.plan.groups)
-        small = ModelDrafter(model, model.decoder, memory, drafts=3, page_tokens=4, most_running=1, typical=64)
+        small = ModelDrafter(model, model.decoder, msgspec.structs.replace(own, memory=memory))
         engine.draft_with(small)
         assert_plain(model, prompts, served(engine, prompts, N))
         assert engine.stats.accepted == engine.stats.drafted > 0
@@ -158,7 +160,7 @@ def test_ends_within_drafts(drafter: str) -> None:
     for n in range(1, N):
         engine = drafting(model, "near")
         if drafter == "twin":
-            engine.draft_with(ModelDrafter(model, model.decoder, 1 << 18, drafts=3))
+            engine.draft_with(ModelDrafter(model, model.decoder, Options(memory=1 << 18, drafts=3)))
         stop = next(i for i, token in enumerate(plain) if token == plain[n])
         engine.submit(
             Request("stop", prompt, Sampling(temperature=0, max_tokens=N, stop_tokens=(plain[n],), logprobs=2))
@@ -191,7 +193,7 @@ def test_vocabularies_must_agree() -> None:
     model = model_of(FULL)
     decoder = msgspec.structs.replace(model.decoder, vocab_size=60)
     with pytest.raises(ValueError, match="the draft model has 61 tokens and the model 60"):
-        ModelDrafter(model, decoder, 1 << 18)
+        ModelDrafter(model, decoder, Options(memory=1 << 18))
 
 
 def test_guesses_that_do_not_pay_stop() -> None:
@@ -202,7 +204,7 @@ def test_guesses_that_do_not_pay_stop() -> None:
         engine = drafting(model, "near", row_cost=0.1)
         wrong = model_of(FULL)
         right = drafter == "twin"
-        made = ModelDrafter(model if right else wrong, model.decoder, 1 << 18, drafts=3)
+        made = ModelDrafter(model if right else wrong, model.decoder, Options(memory=1 << 18, drafts=3))
         made.cost = 0.1
         engine.draft_with(made)
         assert_plain(model, prompts, served(engine, prompts, 60))

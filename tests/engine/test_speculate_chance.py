@@ -73,7 +73,8 @@ def drafting(drafter: str, drafts: int) -> Engine:
     elif drafter == "exit":
         engine.draft_with(early_exit(engine, 1))
     else:
-        engine.draft_with(ModelDrafter(DRAFT, TARGET.decoder, 1 << 21, drafts=drafts, most_running=100, typical=16))
+        own = Options(memory=1 << 21, drafts=drafts, most_running=100, typical=16)
+        engine.draft_with(ModelDrafter(DRAFT, TARGET.decoder, own))
     return engine
 
 

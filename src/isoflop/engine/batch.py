@@ -43,13 +43,12 @@ class Work(NamedTuple):
 
 
 class Memory:
-    """All caches of a model, and forwards through them. `dtype` of keys, values and latents, `rest` of the inputs of
-    convolutions (cost.cache)."""
+    """All caches of a model, and forwards through them."""
 
-    def __init__(self, model: DecoderModel, plan: Plan, dtype: str, rest: str) -> None:
-        self.model, self.plan, self.dtype, self.rest = model, plan, dtype, rest
+    def __init__(self, model: DecoderModel, plan: Plan) -> None:
+        self.model, self.plan = model, plan
         self.device = model.embedding.device
-        in_place = self.device.type == "cpu" and dtype in KINDS and available()
+        in_place = self.device.type == "cpu" and plan.dtype in KINDS and available()
         self.lanes = [Lanes(in_place) for _ in plan.groups]
         self.strands = Strands()
         group_of = {layer: g for g, group in enumerate(plan.groups) for layer in group.layers}
@@ -163,22 +162,22 @@ class Memory:
             case architecture.Attention() as m:
                 assert g is not None
                 keys, values = (
-                    build_store(self._places(g), m.n_kv_heads, m.d_head, self.dtype, self.device) for _ in "kv"
+                    build_store(self._places(g), m.n_kv_heads, m.d_head, self.plan.dtype, self.device) for _ in "kv"
                 )
                 return PagedKeyValues(self.lanes[g], self.plan.page_tokens, keys, values)
             case architecture.LatentAttention() as m:
                 assert g is not None
-                latents = build_store(self._places(g), 1, m.kv_rank + m.d_rope, self.dtype, self.device)
+                latents = build_store(self._places(g), 1, m.kv_rank + m.d_rope, self.plan.dtype, self.device)
                 return PagedLatents(self.lanes[g], self.plan.page_tokens, latents)
             case architecture.Hyena() as m:
                 assert g is not None
-                d_model, rest = self.model.decoder.d_model, DTYPES[self.rest]
+                d_model, rest = self.model.decoder.d_model, DTYPES[self.plan.rest]
                 inputs = PlainStore(self._places(g), m.order, d_model, rest, self.device)
                 states = module.new_state(self.plan.n_slots, 0, rest, self.device)
                 states.filters = module.made_filters(self.model.decoder.max_context)
                 return PagedHyena(self.lanes[g], self.strands, inputs, states)
             case _:
-                return Slots(self.strands, module.new_state(self.plan.n_slots, 0, DTYPES[self.rest], self.device))
+                return Slots(self.strands, module.new_state(self.plan.n_slots, 0, DTYPES[self.plan.rest], self.device))
 
     def _places(self, g: int) -> int:
         return self.plan.n_pages[g] * self.plan.page_tokens

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from isoflop.engine.engine import TYPES, Engine
+from isoflop.engine.engine import Engine, Options
 from isoflop.engine.memory import plan_memory
 from isoflop.engine.request import Event, Request
 from isoflop.engine.sampling import SEEDS, Sampling
+from isoflop.engine.store import NAMES
 from isoflop.engine.text import TextStream
 from isoflop.engine.vocabulary import Vocabulary
 from isoflop.model import DecoderModel
@@ -97,15 +98,15 @@ def _feed(text: Text, stream: TextStream, event: Event, hidden: Sequence[int]) -
     return piece
 
 
-def room_for(model: DecoderModel, n_tokens: int, n: int, dtype: str | None, page_tokens: int = 16) -> int:
+def room_for(model: DecoderModel, n_tokens: int, n: int, dtype: str | None) -> int:
     """Bytes of cache that `n` sequences of so many tokens need at most. Raises ValueError where the model's context is
     shorter."""
     if n_tokens > model.decoder.max_context:
         raise ValueError(
             f"prompt and output of {n_tokens} tokens exceed the model's context of {model.decoder.max_context}"
         )
-    rest = TYPES[model.dtype]
-    plan = plan_memory(model.decoder, 1 << 60, page_tokens, 2 * n, n_tokens, dtype or rest, rest, n_tokens)
+    page_tokens, own = Options().page_tokens, NAMES[model.dtype]
+    plan = plan_memory(model.decoder, 1 << 60, page_tokens, 2 * n, n_tokens, dtype, own, n_tokens)
     pages = sum(group.pages(n_tokens, n_tokens, page_tokens) * group.page_bytes for group in plan.groups)
     slots = 2 * n * plan.slot_bytes
     return max((n + 1) * pages + slots, 2 * slots) + (1 << 16)

@@ -10,17 +10,19 @@ from collections import OrderedDict
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
+import msgspec
 import torch
 
 from isoflop.architecture import Decoder
-from isoflop.cost.cache import QUANTIZED, cache
+from isoflop.cost.cache import cache
 from isoflop.engine.batch import Memory, Work
-from isoflop.engine.engine import TYPES, Engine
+from isoflop.engine.engine import Engine, Options
 from isoflop.engine.holdings import Holdings
 from isoflop.engine.memory import plan_memory
 from isoflop.engine.rolling import Roll, relative_cost, roll
 from isoflop.engine.sequence import Sequence
 from isoflop.engine.speculate import Proposal
+from isoflop.engine.store import NAMES
 from isoflop.model import DecoderModel
 
 MARGIN, LEAST = 2, 1 << 16  # times the bytes that are needed, as the engine's are for some lengths and these for others
@@ -43,54 +45,30 @@ def draft_model(engine: Engine, model: DecoderModel) -> "ModelDrafter":
     ValueError where the vocabularies differ."""
     o, target = engine.options, engine.model.decoder
     n_tokens = min(o.typical or 2048, target.max_context, model.decoder.max_context)
-    own, other = (cache(decoder, n_tokens, engine.dtype) for decoder in (model.decoder, target))
+    own, other = (cache(decoder, n_tokens, engine.plan.dtype) for decoder in (model.decoder, target))
     needed = own.bytes_at_context + (o.drafts - 1) * own.state_bytes_per_sequence
-    return ModelDrafter(
-        model,
-        target,
-        MARGIN * engine.plan.nbytes * needed // other.bytes_at_context + LEAST,
-        drafts=o.drafts,
-        dtype=o.dtype,
-        page_tokens=o.page_tokens,
-        most_running=o.most_running,
-        tokens_per_step=o.tokens_per_step,
-        typical=o.typical,
-    )
+    memory = MARGIN * engine.plan.nbytes * needed // other.bytes_at_context + LEAST
+    return ModelDrafter(model, target, msgspec.structs.replace(o, memory=memory))
 
 
 class ModelDrafter:
-    """Guesses of `model` for sequences of a `target`. `memory`: bytes of its caches, of `dtype` (None: the model's);
-    `drafts`: the most guesses it will be asked for at once. Raises ValueError where the vocabularies differ, or the
-    memory is too small for anything."""
+    """Guesses of `model` for sequences of a `target`; `options` are of its own caches. Raises ValueError where the
+    vocabularies differ, or the memory is too small for anything."""
 
-    def __init__(
-        self,
-        model: DecoderModel,
-        target: Decoder,
-        memory: int,
-        *,
-        drafts: int = 4,
-        dtype: str | None = None,
-        page_tokens: int = 16,
-        most_running: int = 64,
-        tokens_per_step: int = 512,
-        typical: int | None = None,
-    ) -> None:
+    def __init__(self, model: DecoderModel, target: Decoder, options: Options) -> None:
         if model.decoder.vocab_size != target.vocab_size:
             raise ValueError(
                 f"the draft model has {model.decoder.vocab_size} tokens and the model {target.vocab_size}; "
                 "they must have the same vocabulary"
             )
-        self.model, self.cost = model.eval(), relative_cost(model, target)
-        own = TYPES[model.dtype]
-        dtype, n_slots = dtype or own, most_running * drafts
-        rest = own if dtype in QUANTIZED else dtype
-        self.plan = plan_memory(model.decoder, memory, page_tokens, n_slots, tokens_per_step, dtype, rest, typical)
+        self.model, self.cost, o = model.eval(), relative_cost(model, target), options
+        own, n_slots, new = NAMES[model.dtype], o.most_running * o.drafts, o.tokens_per_step
+        self.plan = plan_memory(model.decoder, o.memory, o.page_tokens, n_slots, new, o.dtype, own, o.typical)
         self.holdings = Holdings(self.plan, reuse=not self.plan.slot_bytes)
-        self.chunk = self.plan.chunk(tokens_per_step)
-        self.most = min(drafts, self.chunk, self.plan.n_slots if self.plan.slot_bytes else drafts)
+        self.chunk = self.plan.chunk(new)
+        self.most = min(o.drafts, self.chunk, self.plan.n_slots if self.plan.slot_bytes else o.drafts)
         with torch.inference_mode():
-            self.memory = Memory(model, self.plan, dtype, rest)
+            self.memory = Memory(model, self.plan)
         self._mirrors: OrderedDict[str, Mirror] = OrderedDict()
 
     def propose(self, asked: Many[tuple[Sequence, int]]) -> list[Proposal]:

@@ -30,9 +30,8 @@ from isoflop.engine.sampling import SEEDS, Grammar, Guide, Sampling
 from isoflop.engine.scheduler import Scheduler
 from isoflop.engine.sequence import Sequence
 from isoflop.engine.speculate import Drafter, Guess, rows_after, say, worth
+from isoflop.engine.store import NAMES
 from isoflop.model import DecoderModel
-
-TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,18 +108,14 @@ class Engine:
     def __init__(self, model: DecoderModel, options: Options | None = None, drafter: Drafter | None = None) -> None:
         o = self.options = options or Options()
         self.model = model.eval()
-        own = TYPES[model.dtype]
-        self.dtype = o.dtype or own
-        self.rest = own if self.dtype in QUANTIZED else self.dtype
         n_slots = o.most_running + (0 if not o.reuse else o.most_running if o.snapshots is None else o.snapshots)
-        self.plan = plan_memory(
-            model.decoder, o.memory, o.page_tokens, n_slots, o.tokens_per_step, self.dtype, self.rest, o.typical
-        )
+        own, new = NAMES[model.dtype], o.tokens_per_step
+        self.plan = plan_memory(model.decoder, o.memory, o.page_tokens, n_slots, new, o.dtype, own, o.typical)
         self.holdings = Holdings(self.plan, o.reuse)
         most = min(o.most_running, self.plan.n_slots) if self.plan.slot_bytes else o.most_running
-        self.scheduler = Scheduler(self.holdings, most, o.tokens_per_step, self.plan.chunk(o.tokens_per_step))
+        self.scheduler = Scheduler(self.holdings, most, new, self.plan.chunk(new))
         with torch.inference_mode():
-            self.memory = Memory(model, self.plan, self.dtype, self.rest)
+            self.memory = Memory(model, self.plan)
         self.draft_with(drafter)
         self._sequences: dict[str, Sequence] = {}
         self._ended: list[Event] = []
@@ -133,7 +128,7 @@ class Engine:
     def draft_with(self, drafter: Drafter | None) -> None:
         """Let a drafter guess for the requests to come; it may need the engine to be made."""
         self.drafter = drafter
-        self.notices = notices(self.model.decoder, self.plan, self.options.reuse, self.dtype, drafter is not None)
+        self.notices = notices(self.model.decoder, self.plan, self.options.reuse, drafter is not None)
         self.notices += copies(self.model)
 
     # ---- requests

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from isoflop.architecture import Attention, Decoder, Mixer
-from isoflop.cost.cache import layer_cache
+from isoflop.cost.cache import QUANTIZED, layer_cache
 
 
 class Reach(NamedTuple):
@@ -47,13 +47,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is allocated: pages of each group, and slots of recurrent states."""
+    """What is allocated: pages of each group, and slots of recurrent states; keys, values and latents in `dtype`,
+    the inputs of convolutions in `rest` (cost.cache)."""
 
     page_tokens: int
     groups: tuple[Group, ...]
     n_pages: tuple[int, ...]
     slot_bytes: int
     n_slots: int
+    dtype: str
+    rest: str
 
     @property
     def nbytes(self) -> int:
@@ -75,13 +78,16 @@ def plan_memory(
     page_tokens: int,
     n_slots: int,
     n_new: int,
-    dtype: str,
-    rest: str,
+    dtype: str | None,
+    own: str,
     typical: int | None = None,
 ) -> Plan:
     """Spend at most `budget` bytes: on `n_slots` slots (at most half of the budget where there are pages too), the rest
     on pages, divided between the groups so that sequences of `typical` tokens (default: min(max_context, 2048)), taken
-    in n_new at a time, find as many as they need of each. Raises ValueError where nothing can run."""
+    in n_new at a time, find as many as they need of each. `own`: the model's type, which is the cache's where `dtype`
+    is None, and that of what is not quantized where it is. Raises ValueError where nothing can run."""
+    dtype = dtype or own
+    rest = own if dtype in QUANTIZED else dtype
     groups = _groups(decoder, page_tokens, dtype, rest)
     slot_bytes = sum(layer_cache(mixer, decoder.d_model, dtype, rest)[1] for _, mixer in _mixers(decoder))
     if slot_bytes:
@@ -96,7 +102,7 @@ def plan_memory(
     wanted = [group.pages(typical, n_new, page_tokens) for group in groups]
     a_sequence = sum(n * group.page_bytes for n, group in zip(wanted, groups, strict=True))
     n_pages = tuple(1 + left * n // a_sequence for n in wanted)
-    return Plan(page_tokens, groups, n_pages, slot_bytes, n_slots)
+    return Plan(page_tokens, groups, n_pages, slot_bytes, n_slots, dtype, rest)
 
 
 def _mixers(decoder: Decoder) -> list[tuple[int, Mixer]]:

@@ -10,9 +10,9 @@ from isoflop.model.quantized import QuantizedLinear
 RECURRENT = (Mamba1, Mamba2, S4D)
 
 
-def notices(decoder: Decoder, plan: Plan, reuse: bool, dtype: str, drafts: bool) -> list[str]:
+def notices(decoder: Decoder, plan: Plan, reuse: bool, drafts: bool) -> list[str]:
     """One line each."""
-    found = [_lengths(decoder), _pages(decoder), _prefixes(decoder, plan, reuse), _types(decoder, dtype)]
+    found = [_lengths(decoder), _pages(decoder), _prefixes(decoder, plan, reuse), _types(decoder, plan.dtype)]
     found += [_hyena(decoder), _drafts(decoder, drafts)]
     return [line for line in found if line is not None]
 

@@ -3,14 +3,11 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
+from isoflop.engine.store import DTYPES
 from isoflop.engine.template import Template, open_template
 from isoflop.engine.vocabulary import Vocabulary, open_vocabulary
 from isoflop.model import DecoderModel
 from isoflop.weights.load import find_weights, load
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Opened(NamedTuple):
