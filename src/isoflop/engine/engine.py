@@ -30,6 +30,7 @@ from isoflop.engine.sampling import SEEDS, Grammar, Guide, Sampling
 from isoflop.engine.scheduler import Scheduler
 from isoflop.engine.sequence import Sequence
 from isoflop.engine.speculate import Drafter, Guess, rows_after, say, worth
+from isoflop.engine.stats import Stats
 from isoflop.engine.store import NAMES
 from isoflop.model import DecoderModel
 
@@ -68,40 +69,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"cache dtype {self.dtype!r} is unknown; valid: {', '.join((*BYTES, *QUANTIZED))}")
 
 
-class Stats(msgspec.Struct, frozen=True):
-    """Now: requests running and waiting, pages and slots held and in all, bytes of all caches. Since the start: steps,
-    tokens computed and generated, tokens of prompts looked up and found in the cache, drafts brought, judged (all up to
-    the first that is wrong) and accepted, how often a sequence brought any, seconds of drafting, preemptions, pages
-    copied on write, blocks evicted; of the steps that took in no prompt, how many, their tokens and
-    seconds, and how many of them brought drafts and those's seconds."""
-
-    running: int
-    waiting: int
-    pages: int
-    pages_held: int
-    slots: int
-    slots_held: int
-    nbytes: int
-    steps: int
-    computed: int
-    generated: int
-    looked_up: int
-    found: int
-    drafted: int
-    judged: int
-    accepted: int
-    verified: int
-    drafting_s: float
-    preempted: int
-    copied: int
-    evicted: int
-    decode_steps: int
-    decode_tokens: int
-    decode_s: float
-    drafted_steps: int
-    drafted_s: float
-
-
 class Engine:
     """See the top of this file. `notices`: what of the options does nothing, or does otherwise, for this model."""
 
@@ -119,10 +86,7 @@ class Engine:
         self.draft_with(drafter)
         self._sequences: dict[str, Sequence] = {}
         self._ended: list[Event] = []
-        self._n_arrived = self._steps = self._computed = self._generated = 0
-        self._drafted = self._judged = self._accepted = self._verified = 0
-        self._decode_steps = self._decode_tokens = self._drafted_steps = 0
-        self._drafting_s = self._decode_s = self._drafted_s = 0.0
+        self._n_arrived, self._counts = 0, Stats()
         self._random = random.SystemRandom()
 
     def draft_with(self, drafter: Drafter | None) -> None:
@@ -185,7 +149,7 @@ class Engine:
             return self._step()
 
     def _step(self) -> list[Event]:
-        start, said = time.perf_counter(), self._generated
+        start, said = time.perf_counter(), self._counts.generated
         events, self._ended = self._ended, []
         self._draft()
         works = self.scheduler.schedule()
@@ -195,19 +159,20 @@ class Engine:
         self.memory.obey(self.holdings.orders)
         logits_RV = self.memory.forward(works)
         drawn = iter(self._choose(logits_RV, works))
-        self._steps += 1
-        self._computed += sum(work.n_tokens for work in works)
+        self._counts.steps += 1
+        self._counts.computed += sum(work.n_tokens for work in works)
         for work in works:
             self._settle(work, [next(drawn) for _ in range(len(work.drafts) + 1)] if work.wanted else [], events)
         if all(work.n == 1 for work in works):
-            self._time(works, self._generated - said, time.perf_counter() - start)
+            self._time(works, self._counts.generated - said, time.perf_counter() - start)
         return events
 
     @property
     def stats(self) -> Stats:
         """Counts of now and since the start."""
         h, s = self.holdings, self.scheduler
-        return Stats(
+        return msgspec.structs.replace(
+            self._counts,
             running=len(s.running),
             waiting=len(s.waiting),
             pages=sum(self.plan.n_pages),
@@ -215,24 +180,11 @@ class Engine:
             slots=self.plan.n_slots,
             slots_held=h.slots.n_held,
             nbytes=self.plan.nbytes,
-            steps=self._steps,
-            computed=self._computed,
-            generated=self._generated,
             looked_up=h.n_looked_up,
             found=h.n_found,
-            drafted=self._drafted,
-            judged=self._judged,
-            accepted=self._accepted,
-            verified=self._verified,
-            drafting_s=self._drafting_s,
             preempted=s.n_preempted,
             copied=h.n_copied,
             evicted=h.slots.n_evicted + sum(pool.n_evicted for pool in h.pages),
-            decode_steps=self._decode_steps,
-            decode_tokens=self._decode_tokens,
-            decode_s=self._decode_s,
-            drafted_steps=self._drafted_steps,
-            drafted_s=self._drafted_s,
         )
 
     def close(self) -> None:
@@ -298,7 +250,7 @@ class Engine:
         start = time.perf_counter()
         for (sequence, k), proposal in zip(asked, self.drafter.propose(asked), strict=True):
             sequence.drafts, sequence.odds = list(proposal.tokens[:k]), proposal.odds_KV
-        self._drafting_s += time.perf_counter() - start
+        self._counts.drafting_s += time.perf_counter() - start
 
     def _n_drafts(self, sequence: Sequence) -> int:
         assert self.drafter is not None
@@ -327,7 +279,7 @@ class Engine:
         accepted = next((i for i, d in enumerate(work.drafts) if d != drawn[i].token), len(work.drafts))
         if drawn and sequence.drafted_for:
             self._count(work, accepted)
-            self._keep_drafts(sequence, [choice.token for choice in drawn[: accepted + 1]])
+            sequence.keep_drafts([choice.token for choice in drawn[: accepted + 1]])
         finish = "length" if known == sequence.limit else None  # a prompt that was asked about, and nothing else
         if finish is not None:
             self._tell(Event(sequence.id, finish=finish), sequence, events)
@@ -346,35 +298,25 @@ class Engine:
 
     def _count(self, work: Work, accepted: int) -> None:
         judged = min(accepted + 1, len(work.drafts))
-        self._drafted += len(work.drafts)
-        self._judged += judged
-        self._accepted += accepted
-        self._verified += bool(work.drafts)
-        work.sequence.judged += judged
-        work.sequence.accepted += accepted
+        for counts in (self._counts, work.sequence):
+            counts.judged += judged
+            counts.accepted += accepted
+        self._counts.drafted += len(work.drafts)
+        self._counts.verified += bool(work.drafts)
 
     def _time(self, works: Many[Work], tokens: int, seconds: float) -> None:
-        self._decode_steps += 1
-        self._decode_tokens += tokens
-        self._decode_s += seconds
+        self._counts.decode_steps += 1
+        self._counts.decode_tokens += tokens
+        self._counts.decode_s += seconds
         if any(work.drafts for work in works):
-            self._drafted_steps += 1
-            self._drafted_s += seconds
-
-    def _keep_drafts(self, sequence: Sequence, said: list[int]) -> None:
-        """Guesses that the step had no room for stay, where all before them were right; and where there was room for
-        all but what is said after the last of them, that comes next and without a guess."""
-        n = len(said)
-        right = n <= len(sequence.drafts) and sequence.drafts[:n] == said
-        sequence.drafts = sequence.drafts[n:] if right else []
-        sequence.odds = sequence.odds[n:] if right and sequence.odds is not None else None
-        sequence.guessed_out = right and not sequence.drafts
+            self._counts.drafted_steps += 1
+            self._counts.drafted_s += seconds
 
     def _take(self, sequence: Sequence, choice: Drawn, events: list[Event]) -> str | None:
         """One more token of the output; how the request ends with it, if it does."""
         token, row = choice.token, sequence.row
         sequence.tokens.append(token)
-        self._generated += 1
+        self._counts.generated += 1
         if row.guide is not None:
             row.guide.accept(token)
         finish = self._finish(sequence, token)

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import msgspec
 
 from isoflop.cost.serving import Speculation
-from isoflop.engine.engine import Engine, Stats
+from isoflop.engine.engine import Engine
 from isoflop.engine.request import Request
 from isoflop.engine.sampling import Sampling
+from isoflop.engine.stats import Stats
 
 COMPARED = 16  # tokens said without drafts, to know what one takes
 NEARLY = 1 - 1e-9

@@ -84,6 +84,15 @@ class Sequence:
         """Tokens that the caches do not know yet."""
         return len(self.tokens) - self.n_computed
 
+    def keep_drafts(self, said: list[int]) -> None:
+        """Guesses that the step had no room for stay, where all before them were right; and where there was room for
+        all but what is said after the last of them, that comes next and without a guess."""
+        n = len(said)
+        right = n <= len(self.drafts) and self.drafts[:n] == said
+        self.drafts = self.drafts[n:] if right else []
+        self.odds = self.odds[n:] if right and self.odds is not None else None
+        self.guessed_out = right and not self.drafts
+
     def digest(self, block: int, page_tokens: int) -> Digest:
         """The name of a whole block of its tokens."""
         while len(self.digests) <= block:
