@@ -10,7 +10,7 @@ from isoflop.architecture import S4D, Attention, Decoder, Dynamic, Hyena, LongRo
 from isoflop.cost import cache
 from isoflop.cost.cache import vector_bytes
 from isoflop.engine.engine import Engine, Options
-from isoflop.engine.memory import Group, Reach, plan_memory
+from isoflop.engine.plan import Group, Reach, plan_memory
 from isoflop.engine.request import Request
 from isoflop.engine.store import build_store
 from isoflop.model import DecoderModel

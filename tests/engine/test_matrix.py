@@ -23,7 +23,7 @@ from small_engines import (
     served,
 )
 
-from isoflop.engine import batch
+from isoflop.engine import memory
 from isoflop.engine.request import Request
 from isoflop.model.kernels.layers import available
 
@@ -40,7 +40,7 @@ def one_thread() -> None:
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Decoded tokens meet their pages by our kernel, or by torch's products over copies."""
     if request.param == "gathered":
-        monkeypatch.setattr(batch, "available", lambda: False)
+        monkeypatch.setattr(memory, "available", lambda: False)
     return str(request.param)
 
 

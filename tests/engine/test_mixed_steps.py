@@ -9,7 +9,7 @@ import watched
 from small_engines import engine_of, prompts_of
 
 from isoflop.architecture import Alibi, Attention, Decoder, Layer, Mixer, Mlp, Position, Rope
-from isoflop.engine import batch
+from isoflop.engine import memory
 from isoflop.engine.engine import Engine
 from isoflop.model import DecoderModel
 from isoflop.model.kernels import layers as kernels
@@ -50,7 +50,7 @@ def beside_copies(model: DecoderModel, close: float, **options: object) -> None:
     fast = logits_of(engine_of(model, **options), mixed)
     assert any(alone and n_lanes for alone, n_lanes in mixed) and any(n_lanes > 1 for _, n_lanes in mixed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch, "available", lambda: False)
+        patch.setattr(memory, "available", lambda: False)
         slow = logits_of(engine_of(model, **options), none := [])
     assert not none and len(fast) == len(slow)
     for a, b in zip(fast, slow, strict=True):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from isoflop.architecture import Dense
-from isoflop.engine.batching import Text, write
 from isoflop.engine.engine import Engine, Options
+from isoflop.engine.offline import Text, write
 from isoflop.engine.sampling import Sampling
 from isoflop.engine.search import Beam, Budget, beam_search, best_of, force_budget, majority
 from isoflop.engine.vocabulary import Vocabulary

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Talk until there is no more to say. Returns the exit code."""
     sampling = sampling_of(args)
     opened = open_model(args)
-    from isoflop.engine.batching import room_for
+    from isoflop.engine.offline import room_for
 
     memory = args.memory or min(1 << 30, room_for(opened.model, opened.model.decoder.max_context, 1, args.cache_dtype))
     talk = _Talk(args, opened, engine_of(opened, args, memory, 1), sampling)
@@ -84,7 +84,7 @@ class _Talk:
 
     def turn(self, said: str) -> None:
         """One question and its answer. What no longer fits the context is told, and forgotten."""
-        from isoflop.engine.batching import write
+        from isoflop.engine.offline import write
         from isoflop.engine.template import Message
 
         messages = [*self._messages, Message("user", said)]

@@ -19,9 +19,9 @@ from isoflop.cli.asking import add_model, add_sampling, engine_of, open_model, s
 from isoflop.cli.strategies import add_strategy, strategy_of
 
 if TYPE_CHECKING:
-    from isoflop.engine.batching import Text
     from isoflop.engine.engine import Engine
     from isoflop.engine.gain import Gain
+    from isoflop.engine.offline import Text
 
 MOST_TEXTS = 4096
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     sampling = sampling_of(args, logprobs=0)
     prompt = _prompt(args.prompt)
     opened = open_model(args)
-    from isoflop.engine.batching import begin, room_for, write
+    from isoflop.engine.offline import begin, room_for, write
 
     tokens = begin(prompt, opened.vocabulary)
     left = opened.model.decoder.max_context - len(tokens)

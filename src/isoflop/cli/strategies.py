@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from isoflop.engine.batching import Text
     from isoflop.engine.engine import Engine
+    from isoflop.engine.offline import Text
     from isoflop.engine.sampling import Sampling
     from isoflop.engine.vocabulary import Vocabulary
 

@@ -14,11 +14,10 @@ import msgspec
 from torch import Tensor, nn
 
 from isoflop.architecture import Attention, LatentAttention
-from isoflop.engine.batch import Work
 from isoflop.engine.draft_model import draft_model
 from isoflop.engine.engine import Engine
 from isoflop.engine.rolling import Roll, relative_cost, roll
-from isoflop.engine.sequence import Sequence
+from isoflop.engine.sequence import Sequence, Work
 from isoflop.engine.speculate import Drafter, Proposal
 from isoflop.model import DecoderModel
 

@@ -15,12 +15,12 @@ import torch
 
 from isoflop.architecture import Decoder
 from isoflop.cost.cache import cache
-from isoflop.engine.batch import Memory, Work
 from isoflop.engine.engine import Engine, Options
 from isoflop.engine.holdings import Holdings
-from isoflop.engine.memory import plan_memory
+from isoflop.engine.memory import Memory
+from isoflop.engine.plan import plan_memory
 from isoflop.engine.rolling import Roll, relative_cost, roll
-from isoflop.engine.sequence import Sequence
+from isoflop.engine.sequence import Sequence, Work
 from isoflop.engine.speculate import Proposal
 from isoflop.engine.store import NAMES
 from isoflop.model import DecoderModel

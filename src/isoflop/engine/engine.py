@@ -20,15 +20,15 @@ import torch
 from torch import Tensor
 
 from isoflop.cost.cache import BYTES, QUANTIZED
-from isoflop.engine.batch import Memory, Work
 from isoflop.engine.draw import Drawn, Row
 from isoflop.engine.holdings import Holdings
-from isoflop.engine.memory import plan_memory
+from isoflop.engine.memory import Memory
 from isoflop.engine.notices import copies, notices
+from isoflop.engine.plan import plan_memory
 from isoflop.engine.request import Event, Request
 from isoflop.engine.sampling import SEEDS, Grammar, Guide, Sampling
 from isoflop.engine.scheduler import Scheduler
-from isoflop.engine.sequence import Sequence
+from isoflop.engine.sequence import Sequence, Work
 from isoflop.engine.speculate import Drafter, Guess, rows_after, say, worth
 from isoflop.engine.stats import Stats
 from isoflop.engine.store import NAMES
@@ -162,7 +162,7 @@ class Engine:
         self._counts.steps += 1
         self._counts.computed += sum(work.n_tokens for work in works)
         for work in works:
-            self._settle(work, [next(drawn) for _ in range(len(work.drafts) + 1)] if work.wanted else [], events)
+            self._settle(work, [next(drawn) for _ in range(work.n_wanted)], events)
         if all(work.n == 1 for work in works):
             self._time(works, self._counts.generated - said, time.perf_counter() - start)
         return events
@@ -298,9 +298,10 @@ class Engine:
 
     def _count(self, work: Work, accepted: int) -> None:
         judged = min(accepted + 1, len(work.drafts))
-        for counts in (self._counts, work.sequence):
-            counts.judged += judged
-            counts.accepted += accepted
+        work.sequence.judged += judged
+        work.sequence.accepted += accepted
+        self._counts.judged += judged
+        self._counts.accepted += accepted
         self._counts.drafted += len(work.drafts)
         self._counts.verified += bool(work.drafts)
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from isoflop.engine.blocks import BlockPool, Digest
-from isoflop.engine.memory import Plan
+from isoflop.engine.plan import Plan
 from isoflop.engine.sequence import NOTHING, Sequence
 
 REMEMBERED = 1 << 16  # names of blocks, by which prefixes in common are seen where no pages tell of them

@@ -2,7 +2,7 @@
 
 from isoflop.architecture import S4D, Attention, Decoder, Dynamic, Hyena, LatentAttention, LongRope, Mamba1, Mamba2
 from isoflop.cost.cache import QUANTIZED
-from isoflop.engine.memory import Plan
+from isoflop.engine.plan import Plan
 from isoflop.model import DecoderModel
 from isoflop.model.latent import LatentAttention as LatentModule
 from isoflop.model.quantized import QuantizedLinear

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from isoflop.architecture import Attention, Decoder, Mlp
 from isoflop.cost.parameters import parameters
-from isoflop.engine.batch import Work
 from isoflop.engine.draw import Row
-from isoflop.engine.sequence import Sequence
+from isoflop.engine.sequence import Sequence, Work
 from isoflop.engine.speculate import Proposal, guess, rows_after
 from isoflop.model import DecoderModel
 

@@ -10,9 +10,8 @@ Only one that begins as another whose beginning is just being computed waits for
 
 from bisect import insort
 
-from isoflop.engine.batch import Work
 from isoflop.engine.holdings import Holdings
-from isoflop.engine.sequence import Sequence
+from isoflop.engine.sequence import Sequence, Work
 
 SPARED = 64  # tokens that are worth a step's wait for another sequence to compute them
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from isoflop.engine.batching import Text, write
 from isoflop.engine.draw import Logprobs
 from isoflop.engine.engine import Engine
+from isoflop.engine.offline import Text, write
 from isoflop.engine.request import Request
 from isoflop.engine.sampling import MOST_ALTERNATIVES, Sampling
 from isoflop.engine.vocabulary import Vocabulary

@@ -1,7 +1,9 @@
-"""One request under way: its tokens, how many of them the caches know, and what it holds."""
+"""One request under way: its tokens, how many of them the caches know, and what it holds; and what it brings to a
+step."""
 
 from array import array
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -100,3 +102,31 @@ class Sequence:
             before = self.digests[-1] if self.digests else repr(self.turns).encode()
             self.digests.append(chained(before, self.tokens[at : at + page_tokens]))
         return self.digests[block]
+
+
+class Work(NamedTuple):
+    """What a sequence brings to a step: its next n tokens, then its drafts. `wanted`: logits of the last of them and of
+    each draft are wanted."""
+
+    sequence: Sequence
+    n: int
+    drafts: tuple[int, ...] = ()
+    wanted: bool = True
+
+    @property
+    def n_tokens(self) -> int:
+        return self.n + len(self.drafts)
+
+    @property
+    def n_wanted(self) -> int:
+        """Of its rows the last so many."""
+        return 1 + len(self.drafts) if self.wanted else 0
+
+    @property
+    def tokens(self) -> list[int]:
+        s = self.sequence
+        return [*s.tokens[s.n_computed : s.n_computed + self.n], *self.drafts]
+
+    @property
+    def positions(self) -> range:
+        return range(self.sequence.n_computed, self.sequence.n_computed + self.n_tokens)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from isoflop.engine.engine import Engine, Options
-from isoflop.engine.memory import plan_memory
+from isoflop.engine.plan import plan_memory
 from isoflop.engine.request import Event, Request
 from isoflop.engine.sampling import SEEDS, Sampling
 from isoflop.engine.store import NAMES
