@@ -95,6 +95,12 @@ def size(text: str) -> int:
     return value
 
 
+def show_at_once(text: str) -> None:
+    """Print text as it comes."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 def import_torch() -> None:
     """Import torch as fast as it can be. It leaves 160,000 objects, none of them garbage: the collector would look
     through them while they come and again when the process ends, a third of a cold start."""

@@ -10,13 +10,15 @@ sandbox; a base model is given a transcript to go on with. --json prints a docum
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from isoflop.cli.asking import add_model, add_sampling, engine_of, open_model, sampling_of, size
+from isoflop.cli.asking import add_model, add_sampling, engine_of, open_model, sampling_of, show_at_once, size
 
 if TYPE_CHECKING:
+    from isoflop.engine.engine import Engine
+    from isoflop.engine.opening import Opened
     from isoflop.engine.sampling import Sampling
 
 
@@ -72,7 +74,7 @@ def _line(quiet: bool) -> str | None:
 
 
 class _Talk:
-    def __init__(self, args: argparse.Namespace, opened: Any, engine: Any, sampling: "Sampling") -> None:
+    def __init__(self, args: argparse.Namespace, opened: "Opened", engine: "Engine", sampling: "Sampling") -> None:
         self._args, self._opened, self._engine, self._sampling = args, opened, engine, sampling
         self.reset()
 
@@ -97,7 +99,7 @@ class _Talk:
             )
         sampling = msgspec.structs.replace(self._sampling, max_tokens=min(self._sampling.max_tokens, room))
         stops = (*self._args.stop, *self._opened.template.stops)
-        show = None if self._args.json else _show
+        show = None if self._args.json else show_at_once
         answer = write(self._engine, self._opened.vocabulary, [(prompt, sampling)], stops, show, start=True)[0]
         self._messages = [*messages, Message("assistant", answer.text)]
         if self._args.json:
@@ -106,8 +108,3 @@ class _Talk:
         else:
             sys.stdout.write("\n")
         sys.stdout.flush()
-
-
-def _show(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from isoflop.cli.asking import add_model, add_sampling, engine_of, open_model, sampling_of, size
+from isoflop.cli.asking import add_model, add_sampling, engine_of, open_model, sampling_of, show_at_once, size
 from isoflop.cli.strategies import add_strategy, strategy_of
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     for notice in engine.notices:
         print(f"isoflop generate: {notice}", file=sys.stderr)
     if strategy.name == "plain":
-        show = _show if args.n == 1 and not args.json else None
+        show = show_at_once if args.n == 1 and not args.json else None
         texts = write(engine, opened.vocabulary, [(tokens, sampling)] * args.n, args.stop, show)
         _print(args, prompt, len(tokens), texts, engine.notices, _gain(args, engine, [tokens] * args.n))
     else:
@@ -103,11 +103,6 @@ def _prompt(said: str | None) -> str:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"standard input is not UTF-8 text: {error.reason} at byte {error.start}") from None
-
-
-def _show(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 def _print(
