@@ -173,7 +173,7 @@ static void tile_of(const Matrix& w, int64_t kind, const uint8_t* codes, const u
     else tile<R, LOOKUP>(w, codes, ahead, band, rows, row, out);
 }
 
-constexpr int64_t AHEAD = 8192;  // bytes: four times what hides a cache's line on a quiet machine
+constexpr int64_t AHEAD = 4096, FAR_AHEAD = 8192;  // bytes: for a single row, for more
 
 // Rows [from, to) times one band. Halves that meet more than two tiles are opened once, into `spare`.
 static void band_rows(const Matrix& w, int64_t band, const Rows& rows, int64_t from, int64_t to, const Output& out,
@@ -181,7 +181,7 @@ static void band_rows(const Matrix& w, int64_t band, const Rows& rows, int64_t f
     const uint8_t* codes = w.codes + band * w.band_bytes();
     // AHEAD bytes on, or where the codes are opened before they are used, all of the next band
     const bool opened = (w.kind == HALVES || w.kind == LOOKUP) && to - from > 2 * MOST;
-    const uint8_t* ahead = codes + (opened ? w.band_bytes() : AHEAD);
+    const uint8_t* ahead = codes + (opened ? w.band_bytes() : to - from == 1 ? AHEAD : FAR_AHEAD);
     int64_t kind = w.kind;
     if (opened) {
         if (kind == HALVES) open_band<HALVES>(codes, spare, w.columns());
