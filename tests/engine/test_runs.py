@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import watched
-from small_engines import CAPPED, CHUNK, FULL, MAMBA2, WINDOW, engine_of, prompts_of
+from small_engines import CAPPED, CHUNK, FULL, MAMBA1, WINDOW, engine_of, prompts_of
 
 from isoflop.architecture import Attention, Decoder, Layer, Mlp
 from isoflop.engine.engine import Engine
@@ -67,7 +67,7 @@ def test_every_cache(dtype: str) -> None:
 
 
 def test_layers_it_does_not_know_stand_between() -> None:
-    layers = tuple(Layer(mixer, Mlp(d_ff=32)) for mixer in (FULL, MAMBA2, WINDOW, FULL, CHUNK, CAPPED, FULL))
+    layers = tuple(Layer(mixer, Mlp(d_ff=32)) for mixer in (FULL, MAMBA1, WINDOW, FULL, CHUNK, CAPPED, FULL))
     n_layers: list[int] = []
     beside_modules(model_of(layers, "fp32"), n_layers)
     assert set(n_layers) == {1, 2}

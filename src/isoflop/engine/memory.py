@@ -86,7 +86,7 @@ class Memory:
             positions_T=positions_T,
             layers=self.layers,
             turns=self._turns(works, positions_T),
-            runs=self._runs[model].begin(max(work.sequence.arrival for work in works)),
+            runs=self._runs[model].begin(max(work.sequence.arrival for work in works), self._slots(works)),
             dtype=self._between,
         )
         x_TM = model.packed(packed)
@@ -116,6 +116,10 @@ class Memory:
         for shared, own in zip(self.lanes, lanes, strict=True):
             shared.fill(own)
         self.strands.at_N = self._tensor([strand.slot for strand in self.strands.singles])
+
+    def _slots(self, works: Many[Work]) -> Tensor | None:
+        """Of recurrent states, where each sequence brings one token."""
+        return self.strands.at_N if all(work.n_tokens == 1 for work in works) else None
 
     def _turns(self, works: Many[Work], positions_T: Tensor) -> list[tuple[Tensor, Tensor]]:
         """cos and sin of each token, for each rope of the model."""

@@ -128,10 +128,10 @@ class LatentAttention(nn.Module):
     def _up(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """What makes keys [H, N, R] and values [H, V, R] of latents."""
         m = self.mixer
-        up_HXR = self._dense_up(dtype).unflatten(0, (m.n_heads, -1))
+        up_HXR = self.dense_up(dtype).unflatten(0, (m.n_heads, -1))
         return up_HXR[:, : m.d_nope], up_HXR[:, m.d_nope :]
 
-    def _dense_up(self, dtype: torch.dtype) -> Tensor:
+    def dense_up(self, dtype: torch.dtype) -> Tensor:
         """The matrix that makes keys and values; of a quantized one a dense copy is kept while nothing is learnt, as
         every decoded token needs it."""
         if type(self.kv_up) is Linear or torch.is_grad_enabled():

@@ -7,22 +7,8 @@
 // Few rows go through a matrix together, and threads share its outputs. Many are cut into blocks, each of which one thread
 // takes from attention to attention: what is between two matrices stays in its nearest caches, and nobody waits.
 
-#include "paged.h"
+#include "part.h"
 #include "pool.h"
-#include "vectors.h"
-
-#include <vector>
-
-enum Activation : int64_t { RELU, RELU2, SILU, GELU_TANH, SWIGLU, GEGLU_TANH };
-
-// y = (normed) x times the matrix (+ add): quantized_linear, rows_linear
-typedef void (*Multiply)(const void* matrix, const float* x, const float* norm, double eps, const float* add, float* y,
-                         int64_t n_rows, int64_t threads);
-
-struct Linear {
-    Multiply multiply;
-    const void* matrix;
-};
 
 // Packed by layers.py, in this order. A layer may lack either half: what multiplies there is null.
 struct Layer {
@@ -30,8 +16,12 @@ struct Layer {
     const float *mixer_norm, *feed_forward_norm;  // [M]
     void (*attend)(const Rows*);
     double eps;
-    int64_t group, rope;  // which of the step's tables of pages and turns
+    int64_t group, rope;  // which of the step's tables of pages and turns, or -1
     int64_t X, E, H, F, activation;
+    Mix mix;  // of a mixer that is no attention, or null
+    const void* mixer;
+    Feed feed;  // of a feed-forward that is not two matrices, or null
+    const void* feed_forward;
     Rows rows;  // what stays the same of what is attended
 };
 
@@ -40,37 +30,10 @@ struct Step {
     const Where* const* where;  // of each group, of the first `alone` rows
     const Lane* const* lanes;  // of each group, [n_lanes]: the other rows
     const float* const* turns;  // of each rope, cos and sin, [N, C]
+    const int64_t* slots;       // of each row
     int64_t N, M, alone, n_lanes, threads;
 };
 
-static INLINE Vec unit(Vec x, int64_t activation) {
-    switch (activation) {
-        case RELU: return larger(x, Vec{});
-        case RELU2: return larger(x, Vec{}) * larger(x, Vec{});
-        case GELU_TANH:
-        case GEGLU_TANH: return 0.5f * x * (1.0f + tanh(0.7978845608f * (x + 0.044715f * x * x * x)));
-        default: return x / (1.0f + exp2(x * -LOG2E));
-    }
-}
-
-static void activate(float* to, const float* h, int64_t F, int64_t activation) {
-    const bool gated = activation >= SWIGLU;
-    for (int64_t f = 0; f < F; f += L) {
-        const int64_t n = std::min<int64_t>(L, F - f);
-        Vec y = unit(some(h + f, n), activation);
-        if (gated) y *= some(h + F + f, n);
-        memcpy(to + f, &y, 4 * n);
-    }
-}
-
-// Memory that a thread keeps between calls
-struct Kept {
-    std::vector<float> memory;
-    float* room(int64_t n) {
-        if (static_cast<int64_t>(memory.size()) < n) memory.resize(n);
-        return memory.data();
-    }
-};
 static thread_local Kept kept_wide, kept_narrow;
 
 constexpr int64_t SHARED_FROM = 16384;  // numbers from which threads share an activation
@@ -93,6 +56,7 @@ struct Pass {
             if (l.out.multiply)
                 l.out.multiply(l.out.matrix, mixed + from * l.E, nullptr, 0, x, x, to - from, threads);
             if (l.up.multiply) feed_forward(l, x, to - from, threads);
+            if (l.feed) l.feed(l.feed_forward, x, l.feed_forward_norm, l.eps, to - from, threads);
         }
         if (i < n_layers && layers[i].qkv.multiply) {
             const Layer& l = layers[i];
@@ -107,6 +71,13 @@ struct Pass {
         share(n, n * l.F < SHARED_FROM ? 1 : threads,
               [&](int64_t i) { activate(active + i * l.F, h + i * l.H, l.F, l.activation); });
         l.down.multiply(l.down.matrix, active, nullptr, 0, x, x, n, threads);
+    }
+
+    void mix(const Layer& l) const {
+        const float* const* turns = l.rope < 0 ? nullptr : s.turns + 2 * l.rope;
+        const Tokens tokens{s.x, s.where[l.group], s.slots, turns ? turns[0] : nullptr, turns ? turns[1] : nullptr,
+                            l.mixer_norm, l.eps, s.N, s.threads};
+        l.mix(l.mixer, tokens, qkv, mixed);
     }
 
     void attend(const Layer& l) const {
@@ -127,7 +98,8 @@ struct Pass {
                 share(blocks, s.threads, [&](int64_t b) {
                     between(i, b * tiles / blocks * TILE, std::min(s.N, (b + 1) * tiles / blocks * TILE), 1);
                 });
-            if (i < n_layers && layers[i].qkv.multiply) attend(layers[i]);
+            if (i < n_layers && layers[i].mix) mix(layers[i]);
+            else if (i < n_layers && layers[i].qkv.multiply) attend(layers[i]);
         }
     }
 };

@@ -15,8 +15,8 @@ from isoflop.model.kernels.plain import Options
 
 ACTIVATIONS = "relu", "relu2", "silu", "gelu-tanh", "swiglu", "geglu-tanh"  # layers.cpp's Activation
 _HALF = struct.Struct("2q2q")  # the two matrices of a half: function and matrix each
-_LAYER = struct.Struct("3qd7q")  # layers.cpp's Layer, from the norms on to the activation
-_STEP = struct.Struct("9q")  # layers.cpp's Step
+_LAYER = struct.Struct("3qd11q")  # layers.cpp's Layer, from the norms on to the feed-forward
+_STEP = struct.Struct("10q")  # layers.cpp's Step
 
 
 class Matrix(NamedTuple):
@@ -31,12 +31,30 @@ class Matrix(NamedTuple):
 
 
 def of_few_bits(packed: quantized.Packed) -> Matrix:
-    return Matrix(_address("quantized", "quantized_linear"), packed.call)
+    return Matrix(address("quantized", "quantized_linear"), packed.call)
 
 
 def as_it_lies(weight_OI: Tensor, bias_O: Tensor | None) -> Matrix:
     """Of fp32 or bf16, with a bias of fp32."""
-    return Matrix(_address("rows", "rows_linear"), ctypes.create_string_buffer(rows.matrix(weight_OI, bias_O)))
+    return Matrix(address("rows", "rows_linear"), ctypes.create_string_buffer(rows.matrix(weight_OI, bias_O)))
+
+
+class Part(NamedTuple):
+    """A mixer, or a feed-forward, that another library computes: the address of a function of part.h, what it is told,
+    and what that points to and must be kept."""
+
+    function: int
+    call: Any
+    kept: Any
+
+    @property
+    def address(self) -> int:
+        return ctypes.addressof(self.call)
+
+
+def linear(matrix: Matrix | None) -> tuple[int, int]:
+    """part.h's Linear."""
+    return (0, 0) if matrix is None else (matrix.function, matrix.address)
 
 
 class Mixing(NamedTuple):
@@ -57,6 +75,25 @@ class Mixing(NamedTuple):
     d_rotated: int
 
 
+class OtherMixing(NamedTuple):
+    """The first half of a layer whose mixer is no attention over keys and values."""
+
+    first: Matrix
+    out: Matrix
+    norm: Tensor
+    widths: tuple[int, int]  # after the first matrix, before the last
+    part: Part
+    group: int = -1
+    rope: int = -1
+
+
+class OtherFeedForward(NamedTuple):
+    """The second half of a layer that is not two matrices."""
+
+    norm: Tensor
+    part: Part
+
+
 class FeedForward(NamedTuple):
     """The second half of a layer."""
 
@@ -67,21 +104,41 @@ class FeedForward(NamedTuple):
     activation: str
 
 
-def layer(mixing: Mixing | None, feed_forward: FeedForward | None, eps: float) -> bytes:
+def layer(
+    mixing: Mixing | OtherMixing | None, feed_forward: FeedForward | OtherFeedForward | None, eps: float
+) -> bytes:
     """A layer as `run` takes it; it says where its tensors lie and does not keep them."""
     m, f = mixing, feed_forward
-    head = _half(m and m.qkv, m and m.out) + _half(f and f.up, f and f.down)
+    attends = m if isinstance(m, Mixing) else None
+    matrices = f if isinstance(f, FeedForward) else None
+    first = None if m is None else m.qkv if isinstance(m, Mixing) else m.first
+    head = _half(first, m and m.out) + _half(matrices and matrices.up, matrices and matrices.down)
     norms = 0 if m is None else m.norm.data_ptr(), 0 if f is None else f.norm.data_ptr()
     group, rope = (0, -1) if m is None else (m.group, m.rope)
-    width = (0, 0) if m is None else ((m.heads[0] + 2 * m.heads[1]) * m.heads[2], m.heads[0] * m.heads[2])
-    widths = (0, 0) if f is None else f.widths
-    activation = 0 if f is None else ACTIVATIONS.index(f.activation)
-    attend = _address("paged", "paged_attention")
+    widths = (0, 0) if matrices is None else matrices.widths
+    activation = 0 if matrices is None else ACTIVATIONS.index(matrices.activation)
+    parts = *_part(m), *_part(f)
+    attend = address("paged", "paged_attention")
     return (
         head
-        + _LAYER.pack(*norms, attend, eps, group, rope, *width, *widths, activation)
-        + (bytes(paged.ROWS.size) if m is None else _rows(m, eps))
+        + _LAYER.pack(*norms, attend, eps, group, rope, *_widths(m), *widths, activation, *parts)
+        + (bytes(paged.ROWS.size) if attends is None else _rows(attends, eps))
     )
+
+
+def _widths(m: Mixing | OtherMixing | None) -> tuple[int, int]:
+    match m:
+        case None:
+            return 0, 0
+        case Mixing(heads=(n_heads, n_kv_heads, width)):
+            return (n_heads + 2 * n_kv_heads) * width, n_heads * width
+        case OtherMixing(widths=widths):
+            return widths
+
+
+def _part(half: Any) -> tuple[int, int]:
+    other = isinstance(half, OtherMixing | OtherFeedForward)
+    return (half.part.function, half.part.address) if other else (0, 0)
 
 
 class Places(NamedTuple):
@@ -92,13 +149,15 @@ class Places(NamedTuple):
     lanes: list[int]
     alone: int
     n_lanes: int
+    slots: Tensor | None = None  # of each row, int64, where each brings one token
 
 
 def run(layers: Any, n: int, x_NM: Tensor, places: Places, turns: Sequence[tuple[Tensor, Tensor]]) -> None:
     """x of contiguous fp32, through n layers, in place."""
     tables = [_addresses(x) for x in (places.where, places.lanes, [x.data_ptr() for pair in turns for x in pair])]
     sizes = *x_NM.shape, places.alone, places.n_lanes, torch.get_num_threads()
-    _function()(layers, n, _STEP.pack(x_NM.data_ptr(), *map(ctypes.addressof, tables), *sizes))
+    slots = _pointer(places.slots)
+    _function()(layers, n, _STEP.pack(x_NM.data_ptr(), *map(ctypes.addressof, tables), slots, *sizes))
 
 
 def _addresses(of: list[int]) -> Any:
@@ -132,7 +191,8 @@ def _pointer(x: Tensor | None) -> int:
 
 
 @functools.cache
-def _address(name: str, function: str) -> int:
+def address(name: str, function: str) -> int:
+    """Of a function of a library that can be had."""
     kernels = library(name)
     assert kernels is not None
     return ctypes.cast(getattr(kernels, function), ctypes.c_void_p).value or 0
