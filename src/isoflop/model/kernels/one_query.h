@@ -19,16 +19,20 @@ static INLINE float largest(Vec x) {
     return most;
 }
 
-// A head's products with n keys, the last of them the query's own, to its weights, in place; zeros from n to capacity.
-static void weigh(const Scores& s, const float* sink_of_head, float* x, int64_t n, int64_t capacity) {
+struct Powers {  // of a head's scores: the top, and the sum of 2^(score - top)
+    float top, sum;
+};
+
+// A head's products with n keys to 2^(score - top), in place; zeros from n to capacity. The query stands `own` places
+// after the first of them; the top is `least` or more.
+static Powers powers(const Scores& s, float least, float* x, int64_t n, int64_t own, int64_t capacity) {
     Ints lane;
     for (int i = 0; i < L; ++i) lane[i] = i;
-    float sink = sink_of_head ? *sink_of_head * LOG2E : MASKED;
-    Vec most = splat(sink);
+    Vec most = splat(least);
     for (int64_t j = 0; j < capacity; j += L) {
         Vec y = at(x + j) * s.scale;
         if (s.cap != 0) y = tanh(y) * s.cap;
-        if (s.slope != 0) y -= s.slope * __builtin_convertvector(static_cast<int32_t>(n - 1 - j) - lane, Vec);
+        if (s.slope != 0) y -= s.slope * __builtin_convertvector(static_cast<int32_t>(own - j) - lane, Vec);
         y = lane < static_cast<int32_t>(n - j) ? y : splat(MASKED);
         put(x + j, y);
         most = larger(most, y);
@@ -40,7 +44,14 @@ static void weigh(const Scores& s, const float* sink_of_head, float* x, int64_t 
         put(x + j, y);
         sum += y;
     }
-    float all = total(sum) + (sink_of_head ? exp2(splat(sink - top))[0] : 0.0f);
+    return {top, total(sum)};
+}
+
+// The weights of n keys, the last of them the query's own
+static void weigh(const Scores& s, const float* sink_of_head, float* x, int64_t n, int64_t capacity) {
+    const float sink = sink_of_head ? *sink_of_head * LOG2E : MASKED;
+    const Powers found = powers(s, sink, x, n, n - 1, capacity);
+    const float all = found.sum + (sink_of_head ? exp2(splat(sink - found.top))[0] : 0.0f);
     for (int64_t j = 0; j < capacity; j += L) put(x + j, at(x + j) / all);
 }
 

@@ -54,35 +54,55 @@ static INLINE Vec floats(Bytes x) {  // in two steps, each an instruction: gcc m
     return __builtin_convertvector(__builtin_convertvector(x, Ints), Vec);
 }
 
-static INLINE void fetch_lines(const void* from, int64_t bytes) {
+static INLINE void fetch_lines(const void* from, int64_t bytes) {  // of every second line, half as many come in time
     for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + i, 0, 2);
 }
 
-// Each has: row(place) of one head's vector; load of the L numbers from d on, of which `left` are there; save; fetch of
-// what will be loaded soon, as a head's rows lie too far apart for the processor to guess the next one.
-// `heads` vectors of `width` numbers lie at each place.
+// The part-th of `parts` of some bytes
+static INLINE void fetch_part(const void* from, int64_t bytes, int64_t part, int64_t parts) {
+    const int64_t size = (bytes / parts + 63) / 64 * 64, begin = part * size;
+    fetch_lines(static_cast<const char*>(from) + begin, std::min(size, bytes - begin));
+}
+
+// Each has: row(place) of one head's vector; load of the L numbers from d on, of which `left` are there; save. And for
+// many products with one: two vectors of numbers at a time, in an order of its own (EVEN_ODD: first those of even places),
+// that are still to be multiplied by their group's scale (GROUP; 0: they are not). Tails are as load's.
+// `heads` vectors of `width` numbers lie at each place; fetch asks for all of several places, as nobody guesses where the
+// next page lies.
 
 struct Fp32 {
-    float* base;
+    static constexpr int64_t GROUP = 0;
+    static constexpr bool EVEN_ODD = false;
+    float *all, *base;
     int64_t step, width;
     typedef float* Row;
 
     Fp32(void* codes, void*, int64_t heads, int64_t width, int64_t head)
-        : base(static_cast<float*>(codes) + head * width), step(heads * width), width(width) {}
+        : all(static_cast<float*>(codes)), base(all + head * width), step(heads * width), width(width) {}
     Row row(int64_t place) const { return base + place * step; }
     Vec load(Row r, int64_t d, int64_t left) const { return some(r + d, left); }
     void save(int64_t place, const float* x) const { memcpy(row(place), x, 4 * width); }
-    void fetch(int64_t place) const { fetch_lines(row(place), 4 * width); }
+    INLINE void pair(Row r, int64_t d, Vec& a, Vec& b) const { a = at(r + d), b = at(r + d + L); }
+    INLINE Vec tail(Row r, int64_t d, int64_t left) const { return load(r, d, left); }
+    int64_t place_bytes() const { return 4 * step; }
+    void fetch(int64_t place, int64_t n, int64_t part, int64_t parts) const {
+        fetch_part(all + place * step, 4 * step * n, part, parts);
+    }
+    void fetch_own(int64_t place, int64_t n) const {
+        for (int64_t i = 0; i < n; ++i) fetch_lines(row(place + i), 4 * width);
+    }
 };
 
 struct Bf16 {
-    uint16_t* base;
+    static constexpr int64_t GROUP = 0;
+    static constexpr bool EVEN_ODD = true;
+    uint16_t *all, *base;
     int64_t step, width;
     typedef uint16_t* Row;
     typedef uint16_t Shorts __attribute__((vector_size(2 * L)));
 
     Bf16(void* codes, void*, int64_t heads, int64_t width, int64_t head)
-        : base(static_cast<uint16_t*>(codes) + head * width), step(heads * width), width(width) {}
+        : all(static_cast<uint16_t*>(codes)), base(all + head * width), step(heads * width), width(width) {}
     Row row(int64_t place) const { return base + place * step; }
     Vec load(Row r, int64_t d, int64_t left) const {
         Shorts x{};
@@ -102,7 +122,18 @@ struct Bf16 {
             r[d] = static_cast<uint16_t>(x[d] == x[d] ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0);
         }
     }
-    void fetch(int64_t place) const { fetch_lines(row(place), 2 * width); }
+    INLINE void pair(Row r, int64_t d, Vec& even, Vec& odd) const {
+        const Ints x = (Ints)at(reinterpret_cast<const float*>(r + d));
+        even = (Vec)(x << 16), odd = (Vec)(x & static_cast<int32_t>(0xffff0000));
+    }
+    INLINE Vec tail(Row r, int64_t d, int64_t left) const { return load(r, d, left); }
+    int64_t place_bytes() const { return 2 * step; }
+    void fetch(int64_t place, int64_t n, int64_t part, int64_t parts) const {
+        fetch_part(all + place * step, 2 * step * n, part, parts);
+    }
+    void fetch_own(int64_t place, int64_t n) const {
+        for (int64_t i = 0; i < n; ++i) fetch_lines(row(place + i), 2 * width);
+    }
 };
 
 struct Coded {  // where codes and scales lie
@@ -121,25 +152,54 @@ struct Coded {  // where codes and scales lie
         int64_t i = place * heads + head;
         return {codes + i * n_codes, scales + i * n_scales};
     }
-    void fetch(int64_t place) const {
-        Row r = row(place);
-        fetch_lines(r.codes, n_codes);
-        __builtin_prefetch(r.scales);
+    int64_t groups() const { return n_scales; }
+    int64_t place_bytes() const { return heads * n_codes; }
+    void fetch(int64_t place, int64_t n, int64_t part, int64_t parts) const {
+        fetch_part(codes + place * heads * n_codes, n * heads * n_codes, part, parts);
+        if (part == 0) fetch_lines(scales + place * heads * n_scales, 2 * n * heads * n_scales);
+    }
+    void fetch_own(int64_t place, int64_t n) const {
+        for (int64_t i = 0; i < n; ++i) fetch_lines(row(place + i).codes, n_codes);
+        fetch_lines(scales + place * heads * n_scales, 2 * n * heads * n_scales);
+    }
+    // Of the g-th group at n places from `place` on; n up to L
+    INLINE Vec group_scales(int64_t place, int64_t n, int64_t g) const {
+        const int64_t first = (place * heads + head) * n_scales + g, step = heads * n_scales;
+#if defined(__AVX512F__)
+        if (n == L) {  // by pairs of halves, the first of which is even
+            const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            const __m512i at = _mm512_add_epi32(_mm512_mullo_epi32(lane, _mm512_set1_epi32(static_cast<int>(step))),
+                                                _mm512_set1_epi32(static_cast<int>(first & 1)));
+            const __m512i two = _mm512_i32gather_epi32(_mm512_srli_epi32(at, 1), scales + (first & ~INT64_C(1)), 4);
+            const __m512i odd = _mm512_slli_epi32(_mm512_and_si512(at, _mm512_set1_epi32(1)), 4);
+            return (Vec)_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srlv_epi32(two, odd)));
+        }
+#endif
+        Vec x{};
+        for (int64_t i = 0; i < n; ++i) x[i] = wide(scales[first + i * step]);
+        return x;
     }
 };
 
 struct Int8 : Coded {
     static constexpr int64_t GROUP = 128;
+    static constexpr bool EVEN_ODD = false;
     typedef uint8_t Bytes __attribute__((vector_size(L)));
 
     Int8(void* codes, void* scales, int64_t heads, int64_t width, int64_t head)
         : Coded(codes, scales, width, (width + GROUP - 1) / GROUP, heads, head, width) {}
-    Vec load(Row r, int64_t d, int64_t left) const {
+    Vec load(Row r, int64_t d, int64_t left) const { return tail(r, d, left) * wide(r.scales[d / GROUP]); }
+    INLINE Vec tail(Row r, int64_t d, int64_t left) const {
         Bytes x{};
         if (left >= L) memcpy(&x, r.codes + d, sizeof x);
         else memcpy(&x, r.codes + d, left);
-        return (floats(x ^ 128) - 128.0f) * wide(r.scales[d / GROUP]);  // gcc widens signed bytes one by one
+#if defined(__AVX512F__)
+        return __builtin_convertvector((Ints)_mm512_cvtepi8_epi32((__m128i)x), Vec);
+#else
+        return floats(x ^ 128) - 128.0f;  // gcc widens signed bytes one by one
+#endif
     }
+    INLINE void pair(Row r, int64_t d, Vec& a, Vec& b) const { a = tail(r, d, L), b = tail(r, d + L, L); }
     void save(int64_t place, const float* x) const {
         Row r = row(place);
         for (int64_t d = 0; d < width; d += GROUP) {
@@ -157,28 +217,37 @@ struct Int8 : Coded {
 
 struct Int4 : Coded {
     static constexpr int64_t GROUP = 32;
+    static constexpr bool EVEN_ODD = false;
     typedef uint8_t Bytes __attribute__((vector_size(L)));
 
     Int4(void* codes, void* scales, int64_t heads, int64_t width, int64_t head)
         : Coded(codes, scales, (width + 1) / 2, (width + GROUP - 1) / GROUP, heads, head, width) {}
-    Vec load(Row r, int64_t d, int64_t left) const {
+    Vec load(Row r, int64_t d, int64_t left) const { return tail(r, d, left) * wide(r.scales[d / GROUP]); }
+    INLINE Vec tail(Row r, int64_t d, int64_t left) const {
         int64_t g = d / GROUP, inside = d % GROUP;
         const uint8_t* group = r.codes + g * GROUP / 2;
-        float scale = wide(r.scales[g]);
         if (width - g * GROUP >= GROUP) {
             Bytes x;
             memcpy(&x, group + inside % (GROUP / 2), L);
             Bytes code = inside < GROUP / 2 ? x & 15 : x >> 4;
-            return (floats(code) - 8.0f) * scale;
+            return floats(code) - 8.0f;
         }
         Vec y{};
         int64_t half = (width - g * GROUP + 1) / 2;
         for (int64_t i = 0; i < std::min<int64_t>(L, left); ++i) {
             int64_t at = inside + i;
-            int code = at < half ? group[at] & 15 : group[at - half] >> 4;
-            y[i] = static_cast<float>(code - 8) * scale;
+            y[i] = static_cast<float>((at < half ? group[at] & 15 : group[at - half] >> 4) - 8);
         }
         return y;
+    }
+    INLINE void pair(Row r, int64_t d, Vec& a, Vec& b) const {
+#if defined(__AVX512F__)
+        const __m512 values = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+        const __m512i x = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(r.codes + d / 2)));
+        a = (Vec)_mm512_permutexvar_ps(x, values), b = (Vec)_mm512_permutexvar_ps(_mm512_srli_epi32(x, 4), values);
+#else
+        a = tail(r, d, L), b = tail(r, d + L, L);
+#endif
     }
     void save(int64_t place, const float* x) const {
         Row r = row(place);
