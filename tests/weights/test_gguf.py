@@ -10,15 +10,15 @@ import torch
 from oracle import filled, relative, saved
 
 import isoflop
-from isoflop.architecture import Attention, Decoder, Layer, Mlp, Rope
+from isoflop.architecture import Attention, Decoder, Dense, Layer, Mlp, Rope
 from isoflop.cli.main import main
-from isoflop.data.tokenizer import train_byte_pair
+from isoflop.data.tokenizer import byte_alphabet, byte_tokenizer_json, train_byte_pair
 from isoflop.model import DecoderModel
 from isoflop.train.init import initialize
 from isoflop.train.recipe import Recipe
 from isoflop.weights.checkpoint import save_model
 from isoflop.weights.gguf_file import KINDS, export_gguf
-from isoflop.weights.hugging_face import import_folder
+from isoflop.weights.hugging_face import export_folder, import_folder
 from isoflop.weights.writer import held
 
 gguf = pytest.importorskip("gguf", reason="the gguf package is not installed")
@@ -147,3 +147,47 @@ def test_two_at_once_into_one_file(tmp_path: Path) -> None:
     assert not target.exists()
     export_gguf(model, target, "fp32")
     assert target.is_file() and not list(tmp_path.glob(".*.partial"))
+
+
+def of_bytes(tmp_path: Path) -> Path:
+    model = DecoderModel(Dense().build(32, 256, 64))
+    initialize(model, 0, Recipe(lr=1e-3, batch=1))
+    save_model(tmp_path / "bytes", model, "a test", special_tokens={"bos_token_id": 0, "eos_token_id": 0})
+    return tmp_path / "bytes"
+
+
+@pytest.mark.parametrize("imported", [False, True])
+def test_a_model_of_bytes(tmp_path: Path, imported: bool) -> None:
+    """It has no tokenizer's file, but where it comes back from transformers; the vocabulary is the same."""
+    source = of_bytes(tmp_path)
+    if imported:
+        export_folder(source, tmp_path / "theirs")
+        import_folder(tmp_path / "theirs", tmp_path / "again")
+        source = tmp_path / "again"
+    export_gguf(source, tmp_path / "model.gguf", "fp32")
+    fields = gguf.GGUFReader(tmp_path / "model.gguf").fields
+    assert fields["tokenizer.ggml.model"].contents() == "gpt2"
+    pieces = fields["tokenizer.ggml.tokens"].contents()
+    assert {piece: i for i, piece in enumerate(pieces)} == json.loads(byte_tokenizer_json())["model"]["vocab"]
+    types = fields["tokenizer.ggml.token_type"].contents()
+    assert types == [gguf.TokenType.CONTROL] + [gguf.TokenType.NORMAL] * 255
+    nul = byte_alphabet()[0]
+    assert fields["tokenizer.ggml.merges"].contents() == [f"{nul} {nul}"] and nul not in pieces
+    assert fields["tokenizer.ggml.eos_token_id"].contents() == 0
+    export_gguf(source, tmp_path / "without.gguf", "fp32", tokenizer=False)
+    assert gguf.GGUFReader(tmp_path / "without.gguf").fields["tokenizer.ggml.model"].contents() == "none"
+
+
+def test_llama_cpp_reads_a_model_of_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same tokens, and the same text."""
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    source = of_bytes(tmp_path)
+    export_gguf(source, tmp_path / "model.gguf", "fp32")
+    theirs = llama_cpp.Llama(model_path=str(tmp_path / "model.gguf"), n_ctx=64, verbose=False)
+    for text in ("", " a\n\nb", "Grüße ☃ 😀 e\u0301", "don't 12345", "\x01\x7f\r\n"):
+        assert theirs.tokenize(text.encode(), add_bos=False) == list(text.encode())
+    capsys.readouterr()
+    assert main(["generate", str(source), "The quick", "--max-tokens", "12", "--temperature", "0", "--json"]) == 0
+    ours = json.loads(capsys.readouterr().out)
+    written = theirs.create_completion("The quick", max_tokens=12, temperature=0, repeat_penalty=1.0)
+    assert written["choices"][0]["text"] == ours["outputs"][0]["text"]

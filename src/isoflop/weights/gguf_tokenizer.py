@@ -4,8 +4,9 @@ only tokenizers whose rule is known by name are written."""
 from pathlib import Path
 from typing import Any
 
-from isoflop.data.plain_json import read_json
-from isoflop.data.tokenizer import SEPARATOR_TEXT
+from isoflop.data.plain_json import parsed, read_json
+from isoflop.data.spec import N_BYTES
+from isoflop.data.tokenizer import SEPARATOR, SEPARATOR_TEXT, byte_alphabet, byte_tokenizer_json
 from isoflop.weights.checkpoint import Checkpoint
 from isoflop.weights.folder import inside
 
@@ -18,17 +19,18 @@ RULES: dict[str | None, str] = {
     _WORDS + r"\p{N}" + _SIGNS + _SPACES: "qwen2",
     _WORDS + r"\p{N}{1,3}" + _SIGNS + _SPACES: "llama-bpe",
 }
+# llama.cpp wants merges, and reads no empty list of them. This one joins two NULs, which no text holds.
+NO_MERGES = [f"{byte_alphabet()[0]} {byte_alphabet()[0]}"]
 
 
 def add_tokenizer(writer: Any, folder: Path, ours: Checkpoint, wanted: bool) -> None:
-    """Write the vocabulary, or, of a model of bytes and where none is wanted, that there is none. Raises ValueError
-    where llama.cpp has no rule for the tokenizer."""
-    special = ours.record.special_tokens
-    if not wanted or TOKENIZER not in ours.record.files:
+    """Write the vocabulary (of a model of bytes that has no file, one without merges), or, where none is wanted or
+    known, that there is none. Raises ValueError where llama.cpp has no rule for the tokenizer."""
+    found = _described(folder, ours) if wanted else None
+    if found is None:
         writer.add_tokenizer_model("none")
         return
-    path = inside(folder, TOKENIZER)
-    content = read_json(path)
+    content, path, special = found
     rule = _rule_of(content, path)
     tokens, types = _tokens(content, ours.decoder.vocab_size, path)
     writer.add_tokenizer_model("gpt2")
@@ -36,7 +38,7 @@ def add_tokenizer(writer: Any, folder: Path, ours: Checkpoint, wanted: bool) -> 
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     merges = content["model"]["merges"]
-    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges] or NO_MERGES)
     for key, add in (("bos_token_id", writer.add_bos_token_id), ("eos_token_id", writer.add_eos_token_id)):
         token = special.get(key)
         token = token[0] if isinstance(token, list) and token else token
@@ -45,10 +47,20 @@ def add_tokenizer(writer: Any, folder: Path, ours: Checkpoint, wanted: bool) -> 
     writer.add_add_bos_token(False)
 
 
+def _described(folder: Path, ours: Checkpoint) -> tuple[Any, Path, dict[str, Any]] | None:
+    """The tokenizer that a checkpoint's text is read with, where it comes from, and its special tokens."""
+    special, path = ours.record.special_tokens, folder / TOKENIZER
+    if TOKENIZER in ours.record.files:
+        return read_json(inside(folder, TOKENIZER)), path, special
+    if ours.decoder.vocab_size != N_BYTES:
+        return None
+    return parsed(byte_tokenizer_json().encode(), path), path, {"eos_token_id": SEPARATOR} | special
+
+
 def _rule_of(content: Any, path: Path) -> str:
     without = f"{path}: llama.cpp has no known rule for this tokenizer"
     model = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(model, dict) or model.get("type") != "BPE" or not model.get("merges"):
+    if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("merges"), list):
         raise ValueError(f"{without}: it is no byte-pair encoding; --no-tokenizer leaves it out")
     pattern = _pattern(content.get("pre_tokenizer"))
     if pattern not in RULES:
