@@ -5,9 +5,10 @@
 
 speculate_pair.py trains a pair in about 9 minutes, with text that neither has seen:
 
-    python benchmarks/speculate_pair.py FOLDER
+    python benchmarks/speculate_pair.py FOLDER --early-exit 1
     python benchmarks/speculate.py --target FOLDER/target --draft FOLDER/draft --draft ngram --draft early-exit:4 \\
         --text FOLDER/held_out.txt --drafts 1 2 3 4 5 6
+    python benchmarks/speculate.py --target FOLDER/early --draft early-exit:1 --text FOLDER/held_out.txt --drafts 2 3 4
 
 Without --target: 12 layers, d_model 768, 32k tokens, random weights whose layers after the second change the stream by
 a share of what they would. The smaller that share, the more often an early exit is right: acceptance is set, and time

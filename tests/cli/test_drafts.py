@@ -9,16 +9,18 @@ import pytest
 from isoflop.architecture import Decoder, Dense
 from isoflop.cli.main import main
 from isoflop.data.tokenizer import train_byte_pair
+from isoflop.engine import draft_exit
 from isoflop.model import DecoderModel
 from isoflop.train.init import initialize
 from isoflop.train.recipe import Recipe
 from isoflop.weights.checkpoint import save_model
 
 
-def saved(folder: Path, decoder: Decoder, seed: int, files: Path | None = None) -> None:
+def saved(folder: Path, decoder: Decoder, seed: int, files: Path | None = None, exit_after: int | None = None) -> None:
     model = DecoderModel(decoder)
     initialize(model, seed, Recipe(lr=1e-3, batch=1))
-    save_model(folder, model, "a test", files, special_tokens={"bos_token_id": 0, "eos_token_id": 0})
+    special = {"bos_token_id": 0, "eos_token_id": 0}
+    save_model(folder, model, "a test", files, special, exit_after)
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`large`, and a `small` one so much cheaper that its guesses are worth a try; both of bytes."""
     folder = tmp_path_factory.mktemp("drafts")
     saved(folder / "large", Dense(aspect=16).build(128, 256, 256), 0)
+    saved(folder / "early", Dense(aspect=16).build(128, 256, 256), 0, exit_after=3)
     saved(folder / "small", Dense(aspect=32).build(32, 256, 256), 1)
     (folder / "files").mkdir()
     (folder / "files" / "tokenizer.json").write_text(
@@ -53,6 +56,19 @@ def test_the_text_is_the_models_own(checkpoints: Path, capsys: pytest.CaptureFix
         assert gain["predicted_speed_up"] > 0 and gain["measured_speed_up"] > 0
 
 
+def test_the_exit_that_was_trained_is_the_default(
+    checkpoints: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, own = [], draft_exit.early_exit
+    monkeypatch.setattr(draft_exit, "early_exit", lambda engine, n: (asked.append(n), own(engine, n))[1])
+    said = []
+    for draft in ("early-exit", "early-exit:2"):
+        arguments = ["generate", checkpoints / "early", "an example", "--json", "--max-tokens", 9, "--draft", draft]
+        assert main([*map(str, arguments), "--temperature", "0"]) == 0
+        said.append(json.loads(capsys.readouterr().out)["outputs"])
+    assert asked == [3, 2] and said[0] == said[1]
+
+
 def test_a_seed_says_the_same_again(checkpoints: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = [generated(capsys, checkpoints, "--seed", 3, "--draft", checkpoints / "small") for _ in range(2)]
     assert said[0]["outputs"][0]["tokens"] == said[1]["outputs"][0]["tokens"]
@@ -68,7 +84,12 @@ def test_a_line_tells_what_was_gained(checkpoints: Path, capsys: pytest.CaptureF
     ("draft", "message"),
     [
         ("early-exit:9", "early exit after 9 of "),
-        ("nowhere", "--draft nowhere: no such checkpoint; valid: a CKPT, ngram, early-exit:LAYERS"),
+        ("nowhere", "--draft nowhere: no such checkpoint; valid: a CKPT, ngram, early-exit, early-exit:LAYERS"),
+        (
+            "early-exit",
+            "--draft early-exit: the model was trained with none; valid: early-exit:1 to early-exit:7",
+        ),
+        ("early-exit:", "--draft early-exit:: no such checkpoint; valid: a CKPT, ngram, early-exit, early-exit:LAYERS"),
         ("other", "its tokenizer (270 tokens) is not that of"),
     ],
 )

@@ -22,14 +22,15 @@ ATTENTION = {"6nd": no_attention, "palm": causal_by_mask, "exact": causal_by_row
 PATCHED = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def counted(decoder: Decoder, context: int, batch: int, backward: bool) -> int:
+def counted(decoder: Decoder, context: int, batch: int, backward: bool, exit_after: int | None = None) -> int:
     """FLOPs that the module makes, by torch's count."""
     with torch.device("meta"):
         model = DecoderModel(decoder)
         tokens = torch.empty(batch, context, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
         if backward:
-            model.loss(tokens, tokens).total.backward()
+            losses = model.loss(tokens, tokens, exit_after)
+            (losses.total if losses.exit_nats is None else losses.total + losses.exit_nats).backward()
         else:
             model(tokens)
     return counter.get_total_flops()
@@ -69,6 +70,24 @@ def test_forward_and_training(
     assert cost.prefill_per_token == forward / (context * batch)
     assert cost.train_per_token == train / (context * batch)
     assert train_flops(decoder, context, context * batch, convention) == train
+
+
+@PATCHED
+@given(decoder=decoders(attending()).filter(lambda d: d.n_layers > 1), context=st.integers(1, 9), data=st.data())
+def test_training_with_an_early_exit(
+    plain: Callable[[str], None], decoder: Decoder, context: int, data: st.DataObject
+) -> None:
+    """Wherever it is, the head is read once more, forward and backward; generating costs what it did."""
+    plain("exact")
+    early, without = (flops(decoder, context, "exact", early_exit=exits) for exits in (True, False))
+    after = data.draw(st.integers(1, decoder.n_layers - 1))
+    train = counted(decoder, context, 2, True, after)
+    assert early.train_per_token == train / (2 * context)
+    assert train_flops(decoder, context, 2 * context, early_exit=True) == train
+    assert early.train_per_token - without.train_per_token == 6 * decoder.vocab_size * decoder.d_model
+    assert early.decode_per_token == without.decode_per_token
+    assert early.prefill_per_token == without.prefill_per_token
+    assert flops(decoder, context, "6nd", early_exit=True) == flops(decoder, context, "6nd")
 
 
 @PATCHED

@@ -88,6 +88,27 @@ def test_stopped_anywhere_it_goes_on(bench, whole, tmp_path_factory, stops, ever
     assert curve(folder) == curve(whole)
 
 
+def test_an_early_exit_is_judged_beside(corpus, tmp_path):
+    """Its held-out loss is in the result; stopped anywhere, the job ends in the same numbers."""
+    exits = {"eval_tokens": 256, "early_exit": {"after": 1}}
+    study = write_study(tmp_path / "s.toml", corpus, budgets=GRID, targets=[], training=exits)
+    bench = Bench(study, tmp_path / "data")
+    bench.train(tmp_path / "whole")
+    for stop in (6, 9):
+        bench.train(tmp_path / "stopped", stop)
+    bench.train(tmp_path / "stopped")
+    found = bench.results(tmp_path / "whole")
+    assert found == bench.results(tmp_path / "stopped")
+    assert all(result.loss_exit != result.loss_valid and 0 < result.loss_exit < 10 for result in found)
+
+
+def test_results_without_an_exit_are_written_as_they_were(bench, whole):
+    """No key more, so that results of older versions keep their digests and are believed."""
+    for run in bench.job.runs:
+        record = json.loads((whole / "runs" / f"{run.run}.json").read_bytes())
+        assert "loss_exit" not in record["result"]
+
+
 def test_a_trunk_serves_all_its_runs(bench, whole, tmp_path):
     """4, 8 and 16 steps cost 13 of trunk and 1 + 2 + 3 of decay, not 28."""
     assert [run.steps for run in bench.job.runs] == [4, 8, 16]

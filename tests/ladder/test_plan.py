@@ -307,3 +307,32 @@ def test_threads_of_a_target_follow_its_width():
 def test_an_absurd_width_is_refused_at_once():
     with pytest.raises(ValueError, match="layers"):
         plan(targets=[{"d_model": 16 * 10**12, "flops": 1e12}])
+
+
+@given(width=st.sampled_from([16, 32, 48]), budget=st.floats(3e9, 1e11), after=st.integers(1, 4))
+def test_an_early_exit_is_paid_for(width: int, budget: float, after: int) -> None:
+    """A budget buys fewer tokens, by the head's second reading; another exit is another run, none is the run it was."""
+    tables: dict[str, Any] = {
+        "budgets": {"type": "isoflop", "flops": [budget], "d_model": [width], "tokens_per_param": [1e-3, 1e6]},
+        "families": {"dense": {"type": "dense", "d_head": 16, "min_layers": 5}},
+        "targets": [],
+    }
+    early = possible(**tables, training=training(early_exit={"after": after}))
+    plain, lighter = (possible(**tables, training=training(**keys)) for keys in (
+        {}, {"early_exit": {"after": after, "weight": 0.1}}
+    ))  # fmt: skip
+    (run,), spec = early.runs(), early.jobs[0].spec
+    a_token = flops(spec.decoder, 64, "exact").train_per_token + 6 * VOCAB * width
+    assert run.flops_exact == pytest.approx(a_token * run.tokens, rel=1e-12)
+    assert abs(run.tokens - budget / a_token) <= early.jobs[0].batch_tokens
+    assert run.flops_6nd == 6 * run.n_params_matmul * run.tokens
+    assert len({plan.jobs[0].trunk for plan in (early, plain, lighter)}) == 3
+    assert "early_exit" not in msgspec.json.encode(plain.jobs).decode()
+
+
+def test_an_exit_beyond_the_layers_is_refused() -> None:
+    told = r"^\[training\] dense at d_model 16: early_exit after 2 of 2 layers: must be from 1 to 1$"
+    with pytest.raises(ValueError, match=told):
+        plan(training=training(early_exit={"after": 2}))
+    with pytest.raises(ValueError, match=r"early_exit.* weight = -1\.0 must be above 0"):
+        plan(training=training(early_exit={"after": 1, "weight": -1.0}))

@@ -11,7 +11,7 @@ from isoflop.model import DecoderModel
 from isoflop.train import checkpoint
 from isoflop.train.init import initialize
 from isoflop.train.optimizer import AdamW, Muon, Optimizer, build, kind_of
-from isoflop.train.recipe import Recipe, Scale, Scales
+from isoflop.train.recipe import EarlyExit, Recipe, Scale, Scales
 from isoflop.train.spec import TrainSpec
 from isoflop.train.trainer import Trainer
 
@@ -58,15 +58,16 @@ def test_it_learns(optimizer: Optimizer, dtype: str) -> None:
 
 
 @OPTIMIZERS
-def test_it_goes_on_bit_for_bit(optimizer: Optimizer, tmp_path) -> None:
-    through = trainer(optimizer)
+@pytest.mark.parametrize("early_exit", [None, EarlyExit(after=1)], ids=["", "exit"])
+def test_it_goes_on_bit_for_bit(optimizer: Optimizer, early_exit: EarlyExit | None, tmp_path) -> None:
+    through = trainer(optimizer, early_exit=early_exit)
     for step in range(4):
         through.train_step(*batch(step), lr_factor=1.0)
     checkpoint.save(tmp_path, "run", *through.state())
     for step in range(4, 8):
         through.train_step(*batch(step), lr_factor=0.5)
 
-    resumed = trainer(optimizer, seed=4)  # other first weights: everything must come from the state
+    resumed = trainer(optimizer, early_exit=early_exit, seed=4)  # other first weights: all must come from the state
     resumed.restore(*checkpoint.load(tmp_path, "run"))
     assert resumed.step == 4
     for step in range(4, 8):

@@ -57,13 +57,15 @@ def flops(
     convention: Convention,
     recompute: bool = False,
     packed: tuple[int, ...] | None = None,
+    early_exit: bool = False,
 ) -> Flops:
     """FLOPs per token at a context length. `recompute` (hardware only): every layer's forward runs twice. With
-    `packed`, decode is of the token that follows the last document."""
+    `packed`, decode is of the token that follows the last document. With `early_exit`, training reads the stream
+    through the head once more, after some of the layers; `6nd` counts each matrix once, and so not that."""
     _check(context, convention, recompute, packed)
     parts = _products(decoder, context, convention, packed)
     forward, decode = (sum(part[i] for part in parts.values()) for i in range(2))
-    train = _train(parts, recompute)
+    train = _train(parts, recompute, early_exit and convention != "6nd")
     return Flops(train / context, forward / context, decode)
 
 
@@ -88,17 +90,20 @@ def flops_by_part(
     }
 
 
-def train_flops(decoder: Decoder, context: int, tokens: int, convention: Convention = "exact") -> float:
-    """FLOPs to train on `tokens` tokens in sequences of `context`."""
+def train_flops(
+    decoder: Decoder, context: int, tokens: int, convention: Convention = "exact", early_exit: bool = False
+) -> float:
+    """FLOPs to train on `tokens` tokens in sequences of `context`, with an `early_exit` as in `flops`."""
     _check(context, convention, False, None)
-    return _train(_products(decoder, context, convention, None), False) * tokens / context
+    parts = _products(decoder, context, convention, None)
+    return _train(parts, False, early_exit and convention != "6nd") * tokens / context
 
 
-def _train(parts: dict[str, _Products], recompute: bool) -> float:
+def _train(parts: dict[str, _Products], recompute: bool, early_exit: bool) -> float:
     """Forward and backward FLOPs of a sequence."""
-    forward = sum(part.sequence for part in parts.values())
-    again = forward - parts["head"].sequence if recompute else 0
-    return (1 + BACKWARD_OVER_FORWARD) * forward + again
+    forward, head = sum(part.sequence for part in parts.values()), parts["head"].sequence
+    again = forward - head if recompute else 0
+    return (1 + BACKWARD_OVER_FORWARD) * (forward + head * early_exit) + again
 
 
 def _products(

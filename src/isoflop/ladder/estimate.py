@@ -6,7 +6,6 @@ machine differs, so every printed time is an estimate within a factor of two unt
 
 from typing import TYPE_CHECKING
 
-from isoflop.cost import flops
 from isoflop.train.spec import TrainSpec
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ EVALUATION_SHARE = 1 / 3  # an evaluated token costs a forward pass
 
 def training_seconds(spec: TrainSpec, tokens: float, context: int, device: str = "cpu") -> float:
     """Seconds of training alone on one thread (or one GPU)."""
-    work = flops(spec.decoder, context, "exact").train_per_token * tokens
+    work = spec.flops_per_token(context) * tokens
     peak = PEAK if device == "cpu" else GPU_PEAK
     width = spec.decoder.d_model
     efficiency = width / (width + HALF_WIDTH * (1 if device == "cpu" else 20))

@@ -11,6 +11,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,8 @@ class JobRunner:
 
     def _evaluate(self, run: PlannedRun) -> Result:
         job, valid = self.job, self.dataset.valid
-        nats = self.trainer.evaluate(evaluation_batches(valid, job.context, EVALUATION_BATCH, job.eval_tokens))
+        judged = partial(evaluation_batches, valid, job.context, EVALUATION_BATCH, job.eval_tokens)
+        nats = self.trainer.evaluate(judged())
         if not nats < self.guessing:
             raise Diverged(
                 f"the validation loss was {nats:.4g} nats a token, no better than guessing ({self.guessing:.4g})"
@@ -170,6 +172,7 @@ class JobRunner:
             unique_tokens=self.stream.unique_tokens(run.steps * self.batch),
             wall_s=self.trainer.train_s,
             router_load=self.trainer.router_load(),
+            loss_exit=self.trainer.evaluate_exit(judged()),
         )
 
     def _save(self, name: str, state: tuple[dict[str, Any], dict[str, Any]], run: PlannedRun | None = None) -> None:
@@ -185,7 +188,9 @@ class JobRunner:
         tokenizer = self.dataset.tokenizer
         special = {"bos_token_id": tokenizer.begin, "eos_token_id": tokenizer.separator}
         origin = f"run {run.run}: {run.family}, d_model {run.d_model}, {run.tokens} tokens"
-        save_model(folder, self.trainer.model, origin, self.dataset.folder, special)
+        early = self.job.spec.early_exit
+        exit_after = None if early is None else early.after
+        save_model(folder, self.trainer.model, origin, self.dataset.folder, special, exit_after)
 
     def _write(self, result: Result) -> None:
         self.curve.write()

@@ -161,8 +161,8 @@ def _decoder(study: Study, family: str, d_model: int, vocab_size: int) -> Decode
 
 def flops_per_token(study: Study, family: str, d_model: int, vocab_size: int) -> float:
     """Exact FLOPs of training a family's member of this width on one token."""
-    decoder = _decoder(study, family, d_model, vocab_size)
-    return flops(decoder, study.training.context, "exact").train_per_token
+    decoder, early = _decoder(study, family, d_model, vocab_size), study.training.early_exit
+    return flops(decoder, study.training.context, "exact", early_exit=early is not None).train_per_token
 
 
 def _spec(study: Study, wanted: _Wanted, vocab_size: int) -> TrainSpec:
@@ -175,6 +175,8 @@ def _spec(study: Study, wanted: _Wanted, vocab_size: int) -> TrainSpec:
             f"[training] rule: its powers leave the range of numbers at d_model {wanted.d_model} and "
             f"{wanted.tokens:.3g} tokens; give smaller exponents"
         ) from None
+    if t.early_exit is not None:
+        t.early_exit.require_within(decoder.n_layers, f"[training] {wanted.family} at d_model {wanted.d_model}: ")
     return TrainSpec(
         decoder=choice.decoder,
         recipe=choice.recipe,
@@ -183,6 +185,7 @@ def _spec(study: Study, wanted: _Wanted, vocab_size: int) -> TrainSpec:
         dtype=t.dtype,
         seed=wanted.seed,
         compile=study.execution.compile == "always",
+        early_exit=t.early_exit,
     )
 
 
@@ -257,7 +260,7 @@ def _run(study: Study, wanted: _Wanted, spec: TrainSpec, steps: int, run: str) -
         budget=wanted.budget,
         steps=steps,
         tokens=tokens,
-        flops_exact=train_flops(spec.decoder, context, tokens),
+        flops_exact=train_flops(spec.decoder, context, tokens, early_exit=spec.early_exit is not None),
         flops_6nd=train_flops(spec.decoder, context, tokens, "6nd"),
         estimated_s=estimate.training_seconds(spec, tokens, context, study.execution.device),
     )

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from isoflop.cost import flops
 from isoflop.ladder.messages import Done, Failed, Message, Note, Progress, Ready, Update
 from isoflop.ladder.plan import Job
 
@@ -22,7 +21,7 @@ class _JobState:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.flops_per_token = flops(job.spec.decoder, job.context, "exact").train_per_token
+        self.flops_per_token = job.spec.flops_per_token(job.context)
         self.progress: Progress | None = None
         self.rates: deque[float] = deque(maxlen=LAST_RATES)
         self.done = False

@@ -9,8 +9,9 @@ import msgspec
 from isoflop.atomic import write_atomically
 
 
-class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a run reached. `wall_s` is the training time of its share of the trunk and its decay."""
+class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a run reached. `wall_s` is the training time of its share of the trunk and its decay. `loss_exit`: on the
+    held-out tokens, of the early exit that was trained, if any was."""
 
     run: str
     status: Literal["done", "diverged"]
@@ -21,6 +22,7 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unique_tokens: int
     wall_s: float
     router_load: list[list[float]]
+    loss_exit: float | None = None
 
 
 def result_path(folder: Path, run: str) -> Path:

@@ -12,6 +12,7 @@ from isoflop.architecture.files import load_toml
 from isoflop.data.corpus import STDLIB
 from isoflop.data.spec import Data, File
 from isoflop.train.optimizer import AdamW, Optimizer
+from isoflop.train.recipe import EarlyExit
 from isoflop.train.rules import Rule
 from isoflop.train.schedule import WarmupStableDecay
 
@@ -77,6 +78,7 @@ class Training(Description, frozen=True):
     dtype: Literal["fp32", "bf16"] = "fp32"
     seeds: tuple[int, ...] = (0,)
     eval_tokens: int = 131_072
+    early_exit: EarlyExit | None = None
 
     def __post_init__(self) -> None:
         require_positive(context=self.context, grad_clip=self.grad_clip)

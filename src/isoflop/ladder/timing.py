@@ -37,10 +37,11 @@ def expect(plan: Plan, folder: Path) -> None:
 
 
 def _rate(found: Calibration, job: Job) -> Quantity | None:
-    """Of a job that trains as the calibration did: on its kind of device, in its precision, on as many threads."""
+    """Of a job that trains as the calibration did: on its kind of device, in its precision, on as many threads, with no
+    early exit."""
     spec = job.spec
     on_cpu = "fp32" in found.hardware.tflops
-    if (job.device == "cpu") != on_cpu or spec.dtype not in found.hardware.tflops:
+    if (job.device == "cpu") != on_cpu or spec.dtype not in found.hardware.tflops or spec.early_exit:
         return None
     if on_cpu and job.threads != found.threads:
         return None

@@ -22,11 +22,13 @@ from isoflop.model.routing import RouterStats
 
 class Losses(NamedTuple):
     """`total` is minimised; `nats` is the cross-entropy in nats per token; `router` has an entry a
-    sparse layer in training, none in evaluation (`eval()`)."""
+    sparse layer in training, none in evaluation (`eval()`). `exit_nats`: of what is read early, where that was asked;
+    no part of `total`."""
 
     total: Tensor
     nats: Tensor
     router: tuple[RouterStats, ...]
+    exit_nats: Tensor | None = None
 
 
 @dataclass
@@ -77,16 +79,25 @@ class DecoderModel(nn.Module):
             ]
         )
 
-    def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Losses:
-        """Mean next-token cross-entropy, and the routers' losses where there are any."""
-        logits_BTV, router = self._logits(tokens_BT)
+    def loss(self, tokens_BT: Tensor, targets_BT: Tensor, exit_after: int | None = None) -> Losses:
+        """Mean next-token cross-entropy, and the routers' losses where there are any; also that of the last norm and
+        head's reading of what leaves the first `exit_after` layers."""
+        left: list[Tensor] | None = None if exit_after is None else []
+        logits_BTV, router = self._logits(tokens_BT, left=left)
         nats = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
-        return Losses(nats + self._router_loss(router), nats, router)
+        losses = Losses(nats + self._router_loss(router), nats, router)
+        if exit_after is None or left is None:
+            return losses
+        early_BTV = self.read(left[exit_after - 1])
+        return losses._replace(exit_nats=F.cross_entropy(early_BTV.flatten(0, 1), targets_BT.flatten()))
 
-    def _logits(self, tokens_BT: Tensor, state: DecodeState | None = None) -> tuple[Tensor, tuple[RouterStats, ...]]:
+    def _logits(
+        self, tokens_BT: Tensor, state: DecodeState | None = None, left: list[Tensor] | None = None
+    ) -> tuple[Tensor, tuple[RouterStats, ...]]:
         start = 0 if state is None else state.length
         turns = [rope(start, tokens_BT.shape[1]) for rope in self.ropes]
-        x_BTM, router = self._stream(tokens_BT, Place(start), turns, None if state is None else state.layers)
+        states = None if state is None else state.layers
+        x_BTM, router = self._stream(tokens_BT, Place(start), turns, states, left=left)
         if state is not None:
             state.length += tokens_BT.shape[1]
         return self.read(x_BTM), router
@@ -105,8 +116,9 @@ class DecoderModel(nn.Module):
         states: Sequence[Any] | None,
         runs: Runs | None = None,
         dtype: torch.dtype | None = None,
+        left: list[Tensor] | None = None,
     ) -> tuple[Tensor, tuple[RouterStats, ...]]:
-        """What leaves the last layer."""
+        """What leaves the last layer; and into `left`, which goes without runs, what leaves each."""
         x_BTM, router, done = self._embed(tokens_BT, place, dtype or self.dtype), [], 0
         places = [place._replace(cos_TC=cos_TC, sin_TC=sin_TC) for cos_TC, sin_TC in turns]
         for i, (layer, rope) in enumerate(zip(self.layers, self.rope_of_layer, strict=True)):
@@ -118,6 +130,8 @@ class DecoderModel(nn.Module):
             x_BTM, stats = layer(x_BTM, of_layer, None if states is None else states[i])
             router += [stats] if stats is not None else []
             done = i + 1
+            if left is not None:
+                left.append(x_BTM)
         return x_BTM, tuple(router)
 
     def read(self, x_BTM: Tensor) -> Tensor:

@@ -20,6 +20,23 @@ class Scales(Description, frozen=True):
     norm: Scale = Scale()
 
 
+class EarlyExit(Description, frozen=True):
+    """`weight` times the loss of the head's reading after the first `after` layers is minimised beside the model's own,
+    so that those layers can draft for the model (Elhoushi et al. 2024, LayerSkip, arXiv 2404.16710)."""
+
+    after: int
+    weight: float = 0.3
+
+    def __post_init__(self) -> None:
+        require_positive(after=self.after, weight=self.weight)
+
+    def require_within(self, n_layers: int, of: str = "") -> None:
+        """Raises ValueError, saying `of` what, where a model of n_layers has no layers after the exit."""
+        if self.after >= n_layers:
+            valid = f"must be from 1 to {n_layers - 1}" if n_layers > 1 else "a model of one layer has none"
+            raise ValueError(f"{of}early_exit after {self.after} of {n_layers} layers: {valid}")
+
+
 class Recipe(Description, frozen=True):
     """`lr` is the peak; `batch` is in sequences of the study's context. `embedding_std` is the deviation of the first
     tables (None: 1 / sqrt(d_model) where tied, 1 where not); `depth_scaled_init` starts the matrices that write to the

@@ -4,12 +4,14 @@ from typing import Literal
 
 from isoflop.architecture import Decoder
 from isoflop.architecture.base import Description
+from isoflop.cost import flops
 from isoflop.train.optimizer import Optimizer
-from isoflop.train.recipe import Recipe
+from isoflop.train.recipe import EarlyExit, Recipe
 
 
-class TrainSpec(Description, frozen=True):
-    """A model, its recipe and optimizer, the seed of its first weights and of the order of its data."""
+class TrainSpec(Description, frozen=True, omit_defaults=True):
+    """A model, its recipe and optimizer, the seed of its first weights and of the order of its data. What is left at
+    its default is not written: runs made before there was such a key keep their hashes."""
 
     decoder: Decoder
     recipe: Recipe
@@ -18,3 +20,12 @@ class TrainSpec(Description, frozen=True):
     dtype: Literal["fp32", "bf16"]
     seed: int
     compile: bool
+    early_exit: EarlyExit | None = None
+
+    def __post_init__(self) -> None:
+        if self.early_exit is not None:
+            self.early_exit.require_within(self.decoder.n_layers)
+
+    def flops_per_token(self, context: int) -> float:
+        """Exact FLOPs of training on a token."""
+        return flops(self.decoder, context, "exact", early_exit=self.early_exit is not None).train_per_token

@@ -1,6 +1,7 @@
 """One model in training: a step, an evaluation, its whole state in and out."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor
 
 from isoflop.model import DecoderModel
+from isoflop.model.decoder import Losses
 from isoflop.train import optimizer as optimizers
 from isoflop.train.init import initialize
+from isoflop.train.recipe import EarlyExit
 from isoflop.train.spec import TrainSpec
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -24,7 +27,8 @@ class Trainer:
         initialize(self.model, spec.seed, spec.recipe)
         self.parameters = list(self.model.parameters())
         self.optimizers = optimizers.build(self.model, spec.optimizer, spec.recipe)
-        self.loss = _compiled(self.model) if spec.compile else self.model.loss
+        loss = _loss_of(self.model, spec.early_exit)
+        self.loss = _compiled(loss) if spec.compile else loss
         self.step = 0
         self.train_s = 0.0
         self._nats = torch.zeros((), device=self.device)
@@ -69,13 +73,21 @@ class Trainer:
         """For each sparse layer, the share of the last batch's rows that each expert got."""
         return [load.tolist() for load in self._load]
 
-    @torch.no_grad()
     def evaluate(self, batches: Any) -> float:
         """Mean nats per token over (inputs, targets) batches."""
+        return self._mean(batches, lambda losses: losses.nats)
+
+    def evaluate_exit(self, batches: Any) -> float | None:
+        """The same of the early exit that is trained; None where there is none."""
+        early = self.spec.early_exit
+        return None if early is None else self._mean(batches, lambda losses: losses.exit_nats, early.after)
+
+    def _mean(self, batches: Any, nats: Callable[[Losses], Any], exit_after: int | None = None) -> float:
         total, tokens = 0.0, 0
         for inputs, targets in batches:
-            nats = self.model.loss(self._tensor(inputs), self._tensor(targets)).nats
-            total += float(nats) * inputs.size
+            with torch.no_grad():
+                losses = self.model.loss(self._tensor(inputs), self._tensor(targets), exit_after)
+            total += float(nats(losses)) * inputs.size
             tokens += inputs.size
         return total / tokens
 
@@ -111,12 +123,25 @@ class Trainer:
             parameter.grad = None
 
 
-def _compiled(model: DecoderModel) -> Any:
-    """The model's loss, compiled for the one shape that will come. What was compiled for earlier models of this process
+def _loss_of(model: DecoderModel, early_exit: EarlyExit | None) -> Callable[[Tensor, Tensor], Losses]:
+    """What is minimised: the model's own loss, and a share of an early exit's."""
+    if early_exit is None:
+        return model.loss
+
+    def loss(inputs_BT: Tensor, targets_BT: Tensor) -> Losses:
+        losses = model.loss(inputs_BT, targets_BT, early_exit.after)
+        assert losses.exit_nats is not None
+        return losses._replace(total=losses.total + early_exit.weight * losses.exit_nats)
+
+    return loss
+
+
+def _compiled(loss: Callable[[Tensor, Tensor], Losses]) -> Any:
+    """A model's loss, compiled for the one shape that will come. What was compiled for earlier models of this process
     is forgotten: torch falls back to eager, silently, after eight shapes of one function."""
     torch.compiler.set_stance("default")
     torch._dynamo.reset()
-    return torch.compile(model.loss, dynamic=False)
+    return torch.compile(loss, dynamic=False)
 
 
 def make_deterministic(device: str) -> None:

@@ -5,6 +5,7 @@ quantization.json    which matrices are codes, and of which formats, where any a
 model.safetensors    its tensors under our names; beyond 5 GB several files and model.safetensors.index.json
 tokenizer.json ...   the tokenizer's files, where there are any
 checkpoint.json      {format, origin, dtype, special_tokens: which end a text and so on,
+                     exit_after: the layers whose early reading was trained too, where any was,
                      tensors: digest of each, files: digest of each other file}
 """
 
@@ -44,12 +45,14 @@ ARCHITECTURE = "architecture.json"
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """checkpoint.json. `origin` says in words where the weights come from; digests are SHA-256."""
+    """checkpoint.json. `origin` says in words where the weights come from; digests are SHA-256. `exit_after`: the
+    layers after which the head was trained to read as well, so that they can draft."""
 
     format: Literal[1] = 1
     origin: str
     dtype: str
     special_tokens: dict[str, Any] = {}
+    exit_after: int | msgspec.UnsetType = msgspec.UNSET
     tensors: dict[str, str]
     files: dict[str, str]
 
@@ -151,10 +154,11 @@ def write_checkpoint(
     special_tokens: dict[str, Any] | None = None,
     tell: Tell = silent,
     codes: "Codes | None" = None,
+    exit_after: int | None = None,
 ) -> None:
     """Write a checkpoint whose tensors are made one after the other; `tokenizer` is a folder that has its files, and
-    `codes` are matrices that are written as such. The folder appears whole or not at all. Raises ValueError where it
-    exists, OSError."""
+    `codes` are matrices that are written as such; `exit_after` as in Record. The folder appears whole or not at all.
+    Raises ValueError where it exists, OSError."""
     shapes = our_shapes(decoder)
     forms = {name: our_form(name, shape, dtype) for name, shape in shapes.items()}
     forms = forms if codes is None else codes.forms(forms, (decoder.vocab_size, decoder.d_model))
@@ -171,6 +175,7 @@ def write_checkpoint(
             origin=origin,
             dtype=_NAMES[dtype],
             special_tokens=special_tokens or {},
+            exit_after=msgspec.UNSET if exit_after is None else exit_after,
             tensors=digests,
             files=files,
         )
@@ -213,8 +218,10 @@ def save_model(
     origin: str,
     tokenizer: Path | None = None,
     special_tokens: dict[str, Any] | None = None,
+    exit_after: int | None = None,
 ) -> None:
-    """Write a model's tensors as a checkpoint, matrices in the type they have. Raises ValueError, OSError."""
+    """Write a model's tensors as a checkpoint, matrices in the type they have; `exit_after` as in Record. Raises
+    ValueError, OSError."""
     state = model.state_dict()
     write_checkpoint(
         folder,
@@ -224,6 +231,7 @@ def save_model(
         origin,
         tokenizer,
         special_tokens,
+        exit_after=exit_after,
     )
 
 
