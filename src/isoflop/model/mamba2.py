@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from isoflop import architecture
 from isoflop.model.convolution import CausalConvolution
+from isoflop.model.kernels import mamba2 as kernel
 from isoflop.model.linear import Linear
 from isoflop.model.packed import Whole
 from isoflop.model.place import Place
@@ -45,6 +46,8 @@ class Mamba2(nn.Module):
     def _mix(self, zxbcdt_BTZ: Tensor, state: Mamba2State | None) -> Tensor:
         """All that runs along a sequence, [B, T, I]; `state` moves on in place."""
         m = self.mixer
+        if state is not None and kernel.scans(zxbcdt_BTZ, self.between, state.window, state.written):
+            return kernel.scan(m, zxbcdt_BTZ, self.between, state.window, state.written)
         z_BTI, xbc_BTC, dt_BTH = zxbcdt_BTZ.split((m.d_inner, m.d_convolved, m.n_heads), dim=-1)
         xbc_BTC = F.silu(self.convolution(xbc_BTC, state and state.window))
         d_groups = m.n_groups * m.d_state
@@ -57,6 +60,12 @@ class Mamba2(nn.Module):
             state.written.copy_(written.detach())
         y_BTHP = torch.addcmul(y_BTHP, x_BTHP, self.D[:, None].to(x_BTHP.dtype))
         return self._gated_norm(y_BTHP.flatten(2), z_BTI)
+
+    @property
+    def between(self) -> kernel.Weights:
+        """All weights but those of the two matrices."""
+        c = self.convolution
+        return kernel.Weights(c.kernel, c.bias, self.dt_bias, self.A_log, self.D, self.norm_weight)
 
     def _gated_norm(self, y_BTI: Tensor, z_BTI: Tensor) -> Tensor:
         """RMS norm of y * silu(z), over each of norm_groups equal parts."""
