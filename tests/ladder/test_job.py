@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from isoflop.data.prepare import prepare
 from isoflop.ladder.job import JobRunner, Stopped
+from isoflop.ladder.machine import this_machine
 from isoflop.ladder.messages import Failed
 from isoflop.ladder.plan import make_plan
 from isoflop.ladder.results import read_result
 from isoflop.ladder.study import load_study
+from isoflop.weights.checkpoint import Checkpoint
 from small_studies import write_study
 
 GRID = {"type": "grid", "d_model": [16], "tokens": [1024, 2048, 4096]}
@@ -89,9 +91,10 @@ def test_stopped_anywhere_it_goes_on(bench, whole, tmp_path_factory, stops, ever
 
 
 def test_an_early_exit_is_judged_beside(corpus, tmp_path):
-    """Its held-out loss is in the result; stopped anywhere, the job ends in the same numbers."""
-    exits = {"eval_tokens": 256, "early_exit": {"after": 1}}
-    study = write_study(tmp_path / "s.toml", corpus, budgets=GRID, targets=[], training=exits)
+    """Its held-out loss is in the result; stopped anywhere, the job ends in the same numbers. A target's weights say
+    where it is."""
+    exits, target = {"eval_tokens": 256, "early_exit": {"after": 1}}, {"d_model": 16, "tokens": 2048}
+    study = write_study(tmp_path / "s.toml", corpus, budgets=GRID, targets=[target], training=exits)
     bench = Bench(study, tmp_path / "data")
     bench.train(tmp_path / "whole")
     for stop in (6, 9):
@@ -100,6 +103,10 @@ def test_an_early_exit_is_judged_beside(corpus, tmp_path):
     found = bench.results(tmp_path / "whole")
     assert found == bench.results(tmp_path / "stopped")
     assert all(result.loss_exit != result.loss_valid and 0 < result.loss_exit < 10 for result in found)
+    bench.job = make_plan(bench.study, bench.dataset.vocab_size, bench.dataset.digest, this_machine()).jobs[-1]
+    bench.train(tmp_path / "target")
+    (weights,) = (tmp_path / "target" / "models").iterdir()
+    assert Checkpoint(weights).record.exit_after == 1
 
 
 def test_results_without_an_exit_are_written_as_they_were(bench, whole):
