@@ -12,17 +12,19 @@ import time
 import torch
 
 from batching_load import CONTEXT, requests
+from inference import bandwidth_of
 from inference_ours import FORMATS, build
 from inference_shape import D_FF, D_HEAD, D_MODEL, HEADS, KV_HEADS, LAYERS, VOCAB
 from isoflop.architecture import Attention, Decoder, Layer, Mamba2, Mixer, Mlp
 from isoflop.cost.cache import cache
-from isoflop.cost.serving import WITHIN
+from isoflop.cost.serving import Demand, serving_estimate
 from isoflop.engine.engine import Engine, Options
 from isoflop.engine.request import Request
 from isoflop.engine.sampling import Sampling
+from isoflop.hardware import Accelerator
 from isoflop.model import DecoderModel
 from isoflop.model.quantized import quantize_linears
-from timing import clock_of
+from timing import clock_of, matmul_peak
 
 PREFIX, OWN = 1000, 16
 CONTEXTS, STEPS = (2**10, 2**12, 2**14, 2**16), 16
@@ -113,24 +115,53 @@ def room(rounds: int) -> None:
 
 def contexts(rounds: int) -> None:
     """The caches are filled by hand: what stands in them does not matter to time."""
+    here = _this_machine()
     print("\na decoded token far into a text, int8 weights, bf16 cache: ms (MiB held, MiB by the cost model)")
-    print(f"{'':12}" + "".join(f"{context // 1024:>21}k" for context in CONTEXTS))
+    print(
+        f"of this machine, {here.bandwidth / 1e9:.1f} GB/s and {here.peak('bf16') / 1e9:.0f} GFLOP/s, the cost model",
+        end="",
+    )
+    print(" expects: ms, its interval, whether the measured ms lie within")
+    print(f"{'':12}" + "".join(f"{context // 1024:>23}k" for context in CONTEXTS))
     for family in FAMILIES:
         model = build_family(family, CONTEXTS[-1] + 1024)
         weights = sum(t.nbytes for name, t in model.named_buffers() if name.startswith(("layers", "head")))
         costs = [cache(model.decoder, context, "bf16", "fp32").bytes_at_context for context in CONTEXTS]
         measured = [_token(model, context, rounds) for context in CONTEXTS]
-        cells = [
-            f"{ms:.2f} ({held / 2**20:.2f}, {cost / 2**20:.2f})"
-            for (ms, held), cost in zip(measured, costs, strict=True)
+        held = [
+            f"{ms:.2f} ({n / 2**20:.2f}, {cost / 2**20:.2f})" for (ms, n), cost in zip(measured, costs, strict=True)
         ]
-        print(f"{family:12}" + "".join(f"{cell:>22}" for cell in cells))
-        grown = [ms / measured[0][0] for ms, _ in measured]
-        said = [(weights + cost) / (weights + costs[0]) for cost in costs]
-        pairs = [f"{a:.2f} ({b:.2f})" for a, b in zip(grown, said, strict=True)]
-        print(
-            f"{'':12}" + "".join(f"{pair:>22}" for pair in pairs) + f"   times the first (bytes read: within {WITHIN})"
-        )
+        expected = [_expected(model, here, context, ms) for context, (ms, _) in zip(CONTEXTS, measured, strict=True)]
+        grown = [
+            f"{ms / measured[0][0]:.2f} ({(weights + cost) / (weights + costs[0]):.2f})"
+            for (ms, _), cost in zip(measured, costs, strict=True)
+        ]
+        for name, cells in ((family, held), ("  expected", expected), ("  times 1k", grown)):
+            print(f"{name:12}" + "".join(f"{cell:>24}" for cell in cells))
+    print("times 1k: measured (bytes read)")
+
+
+def _this_machine() -> Accelerator:
+    """As `isoflop calibrate` would tell of it, but by what our own kernel reads at best, with these threads."""
+    threads = torch.get_num_threads()
+    return Accelerator(
+        name="this",
+        vendor="",
+        tflops={"bf16": matmul_peak(clock_of(threads)) / 1e12},
+        memory_gb=1e3,
+        bandwidth_tb_s=bandwidth_of(threads) / 1e12,
+        link_gb_s=1.0,
+        source="measured",
+        date="",
+    )
+
+
+def _expected(model: DecoderModel, here: Accelerator, context: int, ms: float) -> str:
+    """The cost model keeps tables in half precision: here the head is int8, 25 MB less of 126."""
+    said = serving_estimate(model.decoder, here, Demand(prompt=context, output=1, batch=1, weights="int8")).decode_s
+    assert said.low is not None and said.high is not None
+    within = "yes" if said.low * 1e3 <= ms <= said.high * 1e3 else "sooner" if ms < said.low * 1e3 else "later"
+    return f"{said.value * 1e3:.1f}, {said.low * 1e3:.1f} to {said.high * 1e3:.1f}: {within}"
 
 
 def _token(model: DecoderModel, context: int, rounds: int) -> tuple[float, int]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from isoflop.cost.cache import QUANTIZED, vector_bytes
 from isoflop.model.kernels.paged import Stored
+from isoflop.model.kernels.room import in_large_pages
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float8_e4m3fn: "fp8"}
 DTYPES = {name: dtype for dtype, name in NAMES.items()}
@@ -52,7 +53,9 @@ class PlainStore:
     """Numbers in a floating-point type."""
 
     def __init__(self, n_places: int, vectors: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.rows_NKD = torch.zeros(n_places, vectors, width, dtype=dtype, device=device)
+        rows_NKD = torch.zeros(n_places, vectors, width, dtype=dtype, device=device)
+        # Read a fifth faster in bf16; fp32 is read a tenth slower, which is not understood.
+        self.rows_NKD = in_large_pages(rows_NKD) if dtype.itemsize == 2 else rows_NKD
 
     def write(self, at_T: Tensor, x_TKD: Tensor) -> None:
         if self.rows_NKD.dtype is x_TKD.dtype:

@@ -30,6 +30,15 @@ def settled(x: Tensor) -> Tensor:
         return taken.view(x.dtype).view(x.shape).copy_(x)
 
 
+def in_large_pages(x: Tensor) -> Tensor:
+    """x, of which what was not yet written to will come in large pages."""
+    advise, first = _advise(), x.data_ptr() + -x.data_ptr() % PAGE
+    n = (x.data_ptr() + x.nbytes - first) // PAGE * PAGE
+    if advise is not None and x.device.type == "cpu" and n > 0:
+        advise(first, n, LARGE)  # refused, nothing is lost
+    return x
+
+
 def is_settled(x: Tensor) -> bool:
     """Whether x lies in such memory already."""
     return x.untyped_storage().data_ptr() in _addresses
