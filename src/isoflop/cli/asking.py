@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isoflop.cli.drafting import ROW_COST, add_drafts, draft_for
+from isoflop.cost.cache import CACHE_DTYPES
 
 if TYPE_CHECKING:
     from isoflop.engine.engine import Engine
     from isoflop.engine.opening import Opened
     from isoflop.engine.sampling import Grammar, Sampling
 
-CACHE_DTYPES = ("fp32", "bf16", "fp16", "int8", "int4")
 OUTPUT_TOKENS = 256
 MOST_THREADS = 1024
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}

@@ -22,7 +22,7 @@ from isoflop.cli.tables import BYTES as BYTE_UNITS
 from isoflop.cli.tables import COUNTS, Units, new_table, scaled
 from isoflop.cli.tables import FLOPS as FLOP_UNITS
 from isoflop.cost import CONVENTIONS, Cache, Flops, Parameters, cache, flops, parameters
-from isoflop.cost.cache import BYTES
+from isoflop.cost.cache import BYTES, CACHE_DTYPES
 from isoflop.cost.match import DIALS, QUANTITIES, Dial, Match, Quantity, Setting, decode_bytes, quantity, solve
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--match", metavar="QUANTITY", help=f"resize the others to equal it: {', '.join(QUANTITIES)}")
     parser.add_argument("--dial", metavar="DIAL", help=f"what --match turns: {', '.join(DIALS)} (default width)")
     parser.add_argument("--context", type=int, metavar="T", help="tokens in a sequence (default: the longest all take)")
-    parser.add_argument("--cache-dtype", default="bf16", metavar="TYPE", help=f"{', '.join(BYTES)} (default bf16)")
+    parser.add_argument("--cache-dtype", default="bf16", metavar="TYPE", help=f"{', '.join(CACHE_DTYPES)} (default bf16)")
     parser.add_argument("--weight-dtype", default="bf16", metavar="TYPE", help="of the weights read (default bf16)")
     parser.add_argument("--json", action="store_true", help="print the document instead of a table")
 
@@ -85,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
     dial = _one_of("--dial", args.dial, DIALS)
     if dial is not None and wanted is None:
         raise ValueError(f"--dial {dial} goes with --match QUANTITY, the quantity to make equal")
-    for flag, dtype in (("--cache-dtype", args.cache_dtype), ("--weight-dtype", args.weight_dtype)):
-        _one_of(flag, dtype, tuple(BYTES))
+    _one_of("--cache-dtype", args.cache_dtype, CACHE_DTYPES)
+    _one_of("--weight-dtype", args.weight_dtype, tuple(BYTES))
     decoders = [find_decoder(arch) for arch in args.archs]
     at = Setting(_context(args.context, args.archs, decoders), args.cache_dtype, args.weight_dtype)
     answer = compare(args.archs, decoders, at, cast("Quantity | None", wanted), cast(Dial, dial or "width"))

@@ -23,7 +23,7 @@ from isoflop.cli.tables import BYTES as BYTE_UNITS
 from isoflop.cli.tables import COUNTS, new_table, scaled
 from isoflop.cli.tables import FLOPS as FLOP_UNITS
 from isoflop.cost import CONVENTIONS, Cache, Flops, Parameters, PartFlops, cache, flops, flops_by_part, parameters
-from isoflop.cost.cache import BYTES
+from isoflop.cost.cache import CACHE_DTYPES
 from isoflop.cost.money import Bill
 from isoflop.cost.serving import ServingEstimate
 from isoflop.cost.training import TrainingEstimate
@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
     parser.add_argument("arch", metavar="ARCH", help="a published model's name, a TOML file, or a Hugging Face model")
     parser.add_argument("--context", type=int, metavar="T", help="tokens in a sequence (default: the longest it takes)")
-    parser.add_argument("--cache-dtype", default="bf16", metavar="TYPE", help=f"{', '.join(BYTES)} (default bf16)")
+    parser.add_argument("--cache-dtype", default="bf16", metavar="TYPE", help=f"{', '.join(CACHE_DTYPES)} (default bf16)")
     parser.add_argument("--json", action="store_true", help="print the document instead of tables")
     cost_training.add_arguments(parser)
     cost_money.add_arguments(parser)

@@ -12,6 +12,7 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 # bits a number, and numbers of a group.
 QUANTIZED = {"int8": (8, 128), "int4": (4, 32)}
 SCALE_BYTES = 2
+CACHE_DTYPES = (*BYTES, *QUANTIZED)
 
 
 class Cache(msgspec.Struct, frozen=True):
@@ -49,8 +50,8 @@ def layer_cache(mixer: Mixer, d_model: int, dtype: str, rest: str | None = None)
 def cache(decoder: Decoder, context: int, dtype: str = "bf16", rest: str | None = None) -> Cache:
     """Exact bytes of one sequence's cache at `context` tokens; recurrent states are fp32 in any dtype. `rest`: see
     `layer_cache`."""
-    if dtype not in BYTES and dtype not in QUANTIZED:
-        raise ValueError(f"cache dtype {dtype!r} is unknown; valid: {', '.join((*BYTES, *QUANTIZED))}")
+    if dtype not in CACHE_DTYPES:
+        raise ValueError(f"cache dtype {dtype!r} is unknown; valid: {', '.join(CACHE_DTYPES)}")
     if context < 0:
         raise ValueError(f"context = {context} must not be negative")
     mixers = Counter(layer.mixer for layer in decoder.layers if layer.mixer is not None)

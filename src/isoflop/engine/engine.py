@@ -19,7 +19,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from isoflop.cost.cache import BYTES, QUANTIZED
+from isoflop.cost.cache import CACHE_DTYPES
 from isoflop.engine.draw import Drawn, Row
 from isoflop.engine.holdings import Holdings
 from isoflop.engine.memory import Memory
@@ -65,8 +65,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
         if self.snapshots is not None and self.snapshots < 0:
             raise ValueError(f"snapshots = {self.snapshots} must not be negative")
-        if self.dtype is not None and self.dtype not in (*BYTES, *QUANTIZED):
-            raise ValueError(f"cache dtype {self.dtype!r} is unknown; valid: {', '.join((*BYTES, *QUANTIZED))}")
+        if self.dtype is not None and self.dtype not in CACHE_DTYPES:
+            raise ValueError(f"cache dtype {self.dtype!r} is unknown; valid: {', '.join(CACHE_DTYPES)}")
 
 
 class Engine:

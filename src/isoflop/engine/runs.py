@@ -59,7 +59,7 @@ class Runs:
         if newest != self._newest and not self._marks.fresh:
             self._make()
         self._newest = newest
-        if not (self._any or self._alone) or not all(group.in_place for group in self.groups):
+        if not (self._any or self._alone):
             return None
         sizes = [(group.n_short, len(group.lanes_L4)) for group in self.groups]  # the same of every group
         self._places = kernels.Places(
@@ -84,7 +84,7 @@ class Runs:
         self._kept: list[Any] = []
         self._any: dict[int, Run] = {}
         self._alone: dict[int, Run] = {}
-        if not kernels.available():
+        if not kernels.available() or not all(group.in_place for group in self.groups):
             return
         settle(self.model.head)  # no part of a run, and as much to read as many layers
         found = [self._layer(i) for i in range(len(self.model.layers))]
