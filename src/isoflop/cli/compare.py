@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--match", metavar="QUANTITY", help=f"resize the others to equal it: {', '.join(QUANTITIES)}")
     parser.add_argument("--dial", metavar="DIAL", help=f"what --match turns: {', '.join(DIALS)} (default width)")
     parser.add_argument("--context", type=int, metavar="T", help="tokens in a sequence (default: the longest all take)")
-    parser.add_argument("--cache-dtype", default="bf16", metavar="TYPE", help=f"{', '.join(CACHE_DTYPES)} (default bf16)")
+    parser.add_argument("--cache-dtype", default="bf16", metavar="TYPE", help=f"{', '.join(CACHE_DTYPES)}")
     parser.add_argument("--weight-dtype", default="bf16", metavar="TYPE", help="of the weights read (default bf16)")
     parser.add_argument("--json", action="store_true", help="print the document instead of a table")
 

@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
     parser.add_argument("arch", metavar="ARCH", help="a published model's name, a TOML file, or a Hugging Face model")
     parser.add_argument("--context", type=int, metavar="T", help="tokens in a sequence (default: the longest it takes)")
-    parser.add_argument("--cache-dtype", default="bf16", metavar="TYPE", help=f"{', '.join(CACHE_DTYPES)} (default bf16)")
+    parser.add_argument("--cache-dtype", default="bf16", metavar="TYPE", help=f"{', '.join(CACHE_DTYPES)}")
     parser.add_argument("--json", action="store_true", help="print the document instead of tables")
     cost_training.add_arguments(parser)
     cost_money.add_arguments(parser)
