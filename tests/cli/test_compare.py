@@ -97,7 +97,7 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
         (["llama-2-7b", "--match", "total", "--dial", "heads"], "--dial heads is unknown; valid: width, layers"),
         (["llama-2-7b", "--dial", "width"], "--dial width goes with --match QUANTITY"),
         (["llama-2-7b", "--context", "9999"], "--context 9999 must lie between 1 and the 4096 tokens that llama-2-7b"),
-        (["llama-2-7b", "--cache-dtype", "int3"], "int3 is unknown; valid: fp32, bf16, fp16, fp8, int8, int4"),
+        (["llama-2-7b", "--cache-dtype", "int3"], "--cache-dtype int3 is unknown; valid: fp32, bf16, fp16, fp8, int8"),
         (["llama-2-7b", "--weight-dtype", "int3"], "--weight-dtype int3 is unknown; valid: fp32"),
         (
             ["llama-2-7b", "falcon-7b", "--match", "kv-bytes"],
