@@ -147,3 +147,53 @@ def test_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
 def test_isoflop_alone_does_not_import_torch() -> None:
     code = "import sys, isoflop; assert callable(isoflop.load); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def paired(words: dict[str, int], **more: Any) -> str:
+    decoder = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    return json.dumps({"model": {"type": "BPE", "vocab": words, "merges": []}, "decoder": decoder} | more)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, "has no tokenizer.json, and its 40 tokens are not bytes"),
+        ({"tokenizer.json": "{"}, "tokenizer.json: is not valid JSON"),
+        ({"tokenizer.json": '{"version": "1.0"}'}, "tokenizer.json: is not a tokenizer"),
+        ({"tokenizer.json": paired({"a": 0}, decoder=None)}, "decoder none: only byte-level"),
+        ({"tokenizer.json": paired({"a": 40})}, "has tokens up to number 40, and the model only 40"),
+        (
+            {"tokenizer.json": paired({"a": 0}), "tokenizer_config.json": "{"},
+            "tokenizer_config.json: is not valid",
+        ),
+    ],
+)
+def test_weights_without_a_tokenizer_that_reads_text(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], files: dict[str, str], said: str
+) -> None:
+    """They are imported, as they are stored, and it is told what `generate` will refuse."""
+    there, out = tmp_path / "there", tmp_path / "out"
+    documents(capsys, "export", str(checkpoint), str(there))
+    for name, text in files.items():
+        (there / name).write_text(text)
+    assert main(["import", str(there), str(out), "--json"]) == 0
+    document, told = capsys.readouterr()
+    assert told.startswith("isoflop import: the weights are imported, and no text can be read with them: ")
+    assert told.count("\n") == 1 and said in told and said in json.loads(document)["no_text"]
+    assert isoflop.load(out).decoder == isoflop.load(checkpoint).decoder
+    assert all((out / name).read_text() == text for name, text in files.items())
+    if "only 40" not in said:  # that is seen once a text needs it
+        assert said in wrong(capsys, "generate", str(out), "a").replace(str(out), str(there))
+
+
+def test_a_tokenizer_that_fits(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mark beyond the model's tokens, which no text can need, among the rest."""
+    there = tmp_path / "there"
+    documents(capsys, "export", str(checkpoint), str(there))
+    mark = {"id": 40, "content": "<pad>", "special": True, "single_word": False, "lstrip": False, "rstrip": False}
+    (there / "tokenizer.json").write_text(
+        paired({chr(i + 48): i for i in range(40)}, added_tokens=[mark | {"normalized": False}])
+    )
+    assert main(["import", str(there), str(tmp_path / "out"), "--json"]) == 0
+    document, told = capsys.readouterr()
+    assert told == "" and json.loads(document)["no_text"] is None

@@ -4,10 +4,12 @@ isoflop import path/to/llama my-llama
 isoflop import path/to/gemma my-gemma --dtype bf16 --json
 
 HF_DIR holds config.json and safetensors, sharded or not; tokenizer files come along. Nothing in it is executed; links
-that leave it are refused. OUT appears whole or not at all. Memory: the two largest tensors.
+that leave it are refused. Weights are imported though no tokenizer reads text for them, with a line that says why none
+does. OUT appears whole or not at all. Memory: the two largest tensors.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import msgspec
@@ -16,7 +18,8 @@ DTYPES = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}
 
 
 class Imported(msgspec.Struct, frozen=True):
-    """The JSON document; `ignored` are tensors that hold no weights, `digest` that of the architecture."""
+    """The JSON document; `ignored` are tensors that hold no weights, `digest` that of the architecture,
+    `no_text` says why no text can be read with them; null where it can."""
 
     source: str
     out: str
@@ -26,6 +29,7 @@ class Imported(msgspec.Struct, frozen=True):
     dtype: str
     bytes: int
     ignored: list[str]
+    no_text: str | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,9 +60,32 @@ def run(args: argparse.Namespace) -> int:
         dtype=str(kept).removeprefix("torch."),
         bytes=sum(entry.nbytes for entry in TensorFolder(Path(args.out), codes=True).entries.values()),
         ignored=theirs.ignored,
+        no_text=_no_text(Path(args.source), theirs.decoder.vocab_size),
     )
     _print(document, args.json)
+    if document.no_text is not None:
+        told = f"isoflop import: the weights are imported, and no text can be read with them: {document.no_text}"
+        print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in told), file=sys.stderr)
     return 0
+
+
+def _no_text(source: Path, vocab_size: int) -> str | None:
+    """Why text cannot become this model's tokens. No reason to refuse the weights: they can be counted, quantized on
+    prepared tokens, exported, or served in tokens by who has the right tokenizer, while an import may take an hour."""
+    from isoflop.data.tokenizer_file import n_needed, open_tokenizer
+    from isoflop.engine.template import open_template
+    from isoflop.engine.vocabulary import TOKENIZER, open_vocabulary
+
+    try:
+        open_vocabulary(source, vocab_size)
+        open_template(source)
+        file = source / TOKENIZER
+        needed = n_needed(open_tokenizer(file).inner, file) if file.exists() else 0
+    except ValueError as error:
+        return str(error)
+    if needed > vocab_size:
+        return f"{file}: has tokens up to number {needed - 1}, and the model only {vocab_size}: it is not this model's"
+    return None
 
 
 def _print(found: Imported, as_json: bool) -> None:

@@ -56,8 +56,7 @@ class FileTokenizer:
         self.begin: int = around[0] if around else self.separator
         sample = self._run(self._inner.encode_batch, [b"a"])[0]
         self._ends_itself = sample.ids[-1:] == [self.separator] and sample.special_tokens_mask[-1] == 1
-        of_text = set(self._inner.get_vocab(with_added_tokens=False).values()) | (set(marks) - set(special))
-        self.n_needed = max(of_text | {*around, self.separator}) + 1
+        self.n_needed = max(n_needed(self._inner, file), self.separator + 1)
 
     def encode_batch(self, texts: Sequence[bytes]) -> list[Tokens]:
         """The tokens of each document, without the one that ends it. Raises ValueError where the library fails."""
@@ -107,6 +106,20 @@ def open_tokenizer(file: Path) -> TokenizerFile:
     inner.no_padding()  # a text is what it is, and not filled up to a trillion tokens
     inner.no_truncation()
     return TokenizerFile(content, described, inner)
+
+
+def n_needed(inner: Any, file: Path) -> int:
+    """All numbers that a text can need are below it: those of words, and of what is put around a text. Marks that are
+    not put there may lie beyond; a text that spells one is text. Raises ValueError
+    where the library fails."""
+    added = inner.get_added_tokens_decoder()
+    words = inner.get_vocab(with_added_tokens=False).values()
+    marks = (token for token, mark in added.items() if not mark.special)
+    try:
+        around = inner.encode("").ids
+    except BaseException as error:
+        raise told(error, f"{file}: the tokenizer failed at a text") from None
+    return max((*words, *marks, *around), default=-1) + 1
 
 
 def told(error: BaseException, what: str) -> BaseException:
