@@ -220,3 +220,26 @@ def test_a_model_of_another_tokenizer(home: Path, tmp_path: Path, capsys: pytest
     assert "has no tokenizer.json, and its 448 tokens are not bytes" in wrong(capsys, *asked, "--data", str(home))
     (folder / "tokenizer.json").symlink_to(tmp_path / "outside.json")
     assert "is a link that leaves the folder" in wrong(capsys, *asked, "--data", str(home))
+
+
+@pytest.mark.parametrize("verb", ["quantize", "extend"])
+def test_text_under_another_key(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    """What is wrong names an option of the verb, which helps."""
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"id": i, "body": text}) + "\n" for i, text in enumerate(DOCUMENTS)))
+    longer = ["--context", str(NEW)] if verb == "extend" else ["--context", "32", "--calibration-tokens", "1000"]
+    asked = [verb, str(home / "ours"), str(tmp_path / "out"), "--data", str(text), "--eval-tokens", "640", *longer]
+    said = wrong(capsys, *asked)
+    assert "line 1: has no key 'text'; it has 'id', 'body': name the one that holds the text (--text-key" in said
+    assert "--text-key: is empty" in wrong(capsys, *asked, "--text-key", "")
+    assert main([*asked, "--text-key", "body"]) == 0
+
+
+def test_text_that_is_prepared_has_no_key(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from isoflop.data.prepare import prepare
+    from isoflop.data.spec import Data, File
+
+    tokenizer = File(path=str(home / "theirs/tokenizer.json"), end="</s>")
+    prepare(Data(source=str(home / "text.jsonl"), tokenizer=tokenizer, valid_fraction=0.5), tmp_path / "data")
+    asked = ["quantize", str(home / "ours"), str(tmp_path / "out"), "--data", str(tmp_path / "data")]
+    assert "is prepared, and its text known; leave it out" in wrong(capsys, *asked, "--text-key", "body")

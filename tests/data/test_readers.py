@@ -144,7 +144,11 @@ BAD = [
     ("a.jsonl", b'{"text":7}\n', r"line 1: is not a JSON object with a string under 'text' .*int"),
     ("a.jsonl", b'{"text":null}\n', r"line 1: is not a JSON object with a string under 'text' .*null"),
     ("a.jsonl", b'{"text":"\\ud800"}\n', r"line 1: is not a JSON object with a string"),
-    ("a.jsonl", b'{"body":"a","id":1}\n', r"line 1: has no key 'text'; it has 'body', 'id': set data\.text_key"),
+    (
+        "a.jsonl",
+        b'{"body":"a","id":1}\n',
+        r"line 1: has no key 'text'; it has 'body', 'id': name the one that holds the text",
+    ),
     ("a.jsonl", b'\n{"text":"\xff"}\n', r"a\.jsonl: line 2: is not UTF-8"),
     ("a.jsonl", b'{"text":"\\u0000"}\n', r"line 1: holds a NUL character"),
     ("a.parquet", b"PAR1 no", r"a\.parquet: row 1: the Parquet file is truncated or damaged"),
@@ -184,7 +188,10 @@ def test_parquet_mistakes(tmp_path):
     write_parquet(path, ["a", "b", None])
     with pytest.raises(ValueError, match="row 3: 'text' is null"):
         read(path)
-    with pytest.raises(ValueError, match=r"has no column 'body'; it has 'id', 'text': set data\.text_key"):
+    with pytest.raises(
+        ValueError,
+        match=r"has no column 'body'; it has 'id', 'text': name the one that holds the text",
+    ):
         read(path, "body")
     with pytest.raises(ValueError, match="column 'id' is of type int64, not text"):
         read(path, "id")

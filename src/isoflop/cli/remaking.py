@@ -36,6 +36,7 @@ def add_text(parser: argparse.ArgumentParser, eval_tokens: int) -> None:
     """The arguments of the text that is read."""
     said = "text (a file or folder), a study or a prepared folder (default: CKPT's study's, or Python's library)"
     parser.add_argument("--data", metavar="TEXT", help=said)
+    parser.add_argument("--text-key", metavar="K", help="key or column of that text, where it has any (default text)")
     told = f"held-out tokens read ({eval_tokens})"
     parser.add_argument("--eval-tokens", type=int, default=eval_tokens, metavar="E", help=told)
 
@@ -101,7 +102,13 @@ def remade(
     with watch(quiet=args.json) as told, tempfile.TemporaryDirectory() as scratch:
         tell = told.stage("reading the text")
         dataset = find_dataset(
-            args.data, trained.source, vocab_size, context, Path(scratch), lambda _, done, total: tell(done, total)
+            args.data,
+            trained.source,
+            vocab_size,
+            context,
+            Path(scratch),
+            lambda _, done, total: tell(done, total),
+            args.text_key,
         )
         try:
             return work(dataset, environment(), told)

@@ -87,7 +87,9 @@ def find_corpus(spec: Data) -> Corpus:
         return _stdlib(Path(sysconfig.get_path("stdlib")), spec)
     path = Path(spec.source)
     if not path.exists():
-        raise ValueError(f'data.source: {spec.source} does not exist; give "stdlib" or the path of a file or folder')
+        raise ValueError(
+            f'{spec.source} does not exist; give "stdlib" or the path of a file or folder (--data, or data.source)'
+        )
     return _folder(path, spec) if path.is_dir() else _file(path, spec)
 
 
@@ -101,7 +103,7 @@ def _stdlib(root: Path, spec: Data) -> Corpus:
 
 def _file(path: Path, spec: Data) -> Corpus:
     if not kind(path)[0]:
-        raise ValueError(f"data.source: {path} is of no known format; known are {suffixes()}")
+        raise ValueError(f"{path} is of no known format; known are {suffixes()}")
     return _corpus(str(path), path.parent, [path], [], spec)
 
 
@@ -114,7 +116,7 @@ def _folder(root: Path, spec: Data) -> Corpus:
         elif kind(path)[0] and path.is_file():
             files.append(path)
     if not files:
-        raise ValueError(f"data.source: {root} holds no text; looked for {suffixes()}{_and_skipped(skipped)}")
+        raise ValueError(f"{root} holds no text; looked for {suffixes()}{_and_skipped(skipped)}")
     return _corpus(str(root), root, files, sorted(skipped), spec)
 
 

@@ -95,7 +95,7 @@ class Dataset:
             if shard.tokens < needed:
                 raise ValueError(
                     f"{self.folder}: the {name} split holds {shard.tokens} tokens ({shard.bytes} bytes of text), "
-                    f"{needed} are needed: give more text or change data.valid_fraction"
+                    f"{needed} are needed: give more text, or, in a study, change data.valid_fraction"
                 )
 
 

@@ -238,10 +238,10 @@ def _check_split(spec: Data, train: Shard, valid: Shard) -> None:
         needed = max(1, round(share * total * SPLIT_TOLERANCE))
         if shard.bytes < needed:
             raise ValueError(
-                f"data.valid_fraction: {spec.valid_fraction} of {spec.source} ({train.documents + valid.documents} "
-                f"distinct documents, {total} bytes) leaves {shard.bytes} bytes for {name}, at least {needed} are "
-                f"needed: give more documents (a text is cut into one every {spec.document_bytes} bytes) or another "
-                "fraction"
+                f"{spec.source}: to hold out {spec.valid_fraction} of it ({train.documents + valid.documents} distinct "
+                f"documents, {total} bytes) leaves {shard.bytes} bytes for {name}, at least {needed} are needed: give "
+                f"more documents (a text is cut into one every {spec.document_bytes} bytes), or, in a study, another "
+                "data.valid_fraction"
             )
 
 

@@ -21,6 +21,7 @@ PARQUET = (".parquet",)
 COMPRESSION = (".gz", ".bz2", ".xz", ".zst")  # of text and JSON lines; Parquet compresses its own pages
 
 LINE_BYTES = 2**26  # a longer line of JSON is refused: it would have to be held in memory whole
+NAME_IT = "name the one that holds the text (--text-key; data.text_key of a study)"
 ROWS = 256  # of a Parquet file, read at once
 
 UTF8_BOM = b"\xef\xbb\xbf"
@@ -161,7 +162,7 @@ def _text_of(line: bytes, decoder: "msgspec.json.Decoder[dict[str, msgspec.Raw]]
     try:
         fields = decoder.decode(line)
         if key not in fields:
-            raise place.mistake(f"has no key {key!r}; it has {_listing(fields)}: set data.text_key")
+            raise place.mistake(f"has no key {key!r}; it has {_listing(fields)}: {NAME_IT}")
         text = msgspec.json.decode(fields[key], type=str)
     except UnicodeDecodeError:
         raise place.mistake("is not UTF-8; convert the file to UTF-8") from None
@@ -210,12 +211,12 @@ def _check_column(schema: Any, place: Place, column: str) -> None:
 
     if column not in schema.names:
         listing = _listing(schema.names)
-        raise ValueError(f"{place.path}: has no column {column!r}; it has {listing}: set data.text_key")
+        raise ValueError(f"{place.path}: has no column {column!r}; it has {listing}: {NAME_IT}")
     kind = schema.field(column).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     texts = (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view())
     if kind not in texts:
-        raise ValueError(f"{place.path}: column {column!r} is of type {kind}, not text: set data.text_key")
+        raise ValueError(f"{place.path}: column {column!r} is of type {kind}, not text: {NAME_IT}")
 
 
 def _read_batch(values: Any, place: Place, column: str) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ N_BYTES = 256
 SMALLEST_VOCAB = N_BYTES + 1  # every byte and the token that ends a document
 LARGEST_VOCAB = 2**24
 DOCUMENT_BYTES = 2**20
+TEXT_KEY = "text"
 SHORTEST_DOCUMENT, LONGEST_DOCUMENT = 2**8, 2**26
 
 
@@ -53,7 +54,7 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     source: str = "stdlib"
     tokenizer: Bytes | BytePair | File = Bytes()
-    text_key: str = "text"
+    text_key: str = TEXT_KEY
     document_bytes: int = DOCUMENT_BYTES
     valid_fraction: float = 0.05
 

@@ -8,7 +8,7 @@ import msgspec
 from isoflop.data.corpus import STDLIB, find_corpus
 from isoflop.data.dataset import MANIFEST, TOKENIZER, Dataset, open_dataset
 from isoflop.data.prepare import Progress, prepare
-from isoflop.data.spec import DOCUMENT_BYTES, N_BYTES, SHORTEST_DOCUMENT, Bytes, Data, File
+from isoflop.data.spec import DOCUMENT_BYTES, N_BYTES, SHORTEST_DOCUMENT, TEXT_KEY, Bytes, Data, File
 from isoflop.data.tokenizer_file import FileTokenizer
 from isoflop.weights.folder import inside
 from isoflop.weights.special_tokens import special_tokens
@@ -25,20 +25,31 @@ HELD_OUT, LEAST_SHARE, MOST_SHARE = 10, 0.05, 0.5
 
 
 def find_dataset(
-    source: str | None, checkpoint: Path, vocab_size: int, context: int, scratch: Path, progress: Progress | None = None
+    source: str | None,
+    checkpoint: Path,
+    vocab_size: int,
+    context: int,
+    scratch: Path,
+    progress: Progress | None = None,
+    text_key: str | None = None,
 ) -> Dataset:
     """The dataset for a model of `vocab_size` tokens that reads windows of `context`.
 
     `source`: a study or a prepared folder; or any text that [data] source can name, which becomes, in `scratch`, what
-    the checkpoint's tokenizer.json makes of it, or bytes. None: the text of the study that the checkpoint lies in, else
-    "stdlib". Raises ValueError where the tokens are not the model's.
+    the checkpoint's tokenizer.json makes of it, or bytes; `text_key` holds it, where it has keys. None: the text of the
+    study that the checkpoint lies in, else "stdlib". Raises ValueError where the tokens are not the model's.
     """
     homes = list(checkpoint.resolve().parents)[:DEEPEST] if source is None else [Path(source)]
     for folder in (place for home in homes for place in (home, home / DATA)):
         if (folder / MANIFEST).is_file():
+            if text_key is not None:
+                raise ValueError(f"--text-key {text_key}: {folder} is prepared, and its text known; leave it out")
             return _prepared(folder, vocab_size)
-    spec = _cut(Data(source=source or STDLIB, tokenizer=_own_tokenizer(checkpoint, vocab_size)), context)
-    return prepare(spec, scratch, progress)
+    if text_key == "":
+        raise ValueError('--text-key: is empty; give the key or column that holds the text, such as "text"')
+    tokenizer = _own_tokenizer(checkpoint, vocab_size)
+    spec = Data(source=source or STDLIB, tokenizer=tokenizer, text_key=text_key or TEXT_KEY)
+    return prepare(_cut(spec, context), scratch, progress)
 
 
 def _prepared(folder: Path, vocab_size: int) -> Dataset:
