@@ -256,7 +256,10 @@ def test_tokens_and_time(checkpoint: Path) -> None:
         assert guarded.ask("GET", "/health")[0] == 200
         for path in ("/v1/models", "/metrics", "/openapi.json", "/nowhere"):
             assert guarded.ask("GET", path)[0] == 401
-        assert guarded.ask("GET", "/v1/models", headers={"Authorization": "Bearer wrong"})[0] == 401
+        for said in ("Bearer wrong", "Basic s3cret", "Bearer", "Bearers3cret", "s3cret", "Bearer s3cret s3cret", ""):
+            assert guarded.ask("GET", "/v1/models", headers={"Authorization": said})[0] == 401
+        for said in ("bearer s3cret", "BEARER   s3cret"):
+            assert guarded.ask("GET", "/v1/models", headers={"Authorization": said})[0] == 200
         assert guarded.ask("GET", "/v1/models", headers=right)[0] == 200
         body = {"prompt": "a", "max_tokens": 380, "ignore_eos": True, "n": 32}
         status, answer = guarded.ask("POST", TEXT, body, right)

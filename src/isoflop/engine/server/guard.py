@@ -66,8 +66,9 @@ class Guard:
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         if self._token is None or scope["path"] in OPEN_PATHS:
             return
-        given = headers.get(b"authorization", b"")
-        if not hmac.compare_digest(given, b"Bearer " + self._token.encode()):
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        # The scheme's name is of any case, with any number of spaces behind it (RFC 9110, section 11.4).
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(b" "), self._token.encode()):
             raise ApiError(401, "the bearer token is missing or wrong", code="invalid_api_key")
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
