@@ -50,6 +50,13 @@ def test_mixers(mixer: str, kind: str, threads: int) -> None:
     assert 3 in n_layers and set(n_layers) <= {1, 3}
 
 
+@pytest.mark.parametrize("mixer", ("mamba-2", "mamba-2 groups"))
+def test_recurrences_to_the_last_bit(mixer: str) -> None:
+    """What another's prompt beside a sequence must not change, its next token hangs on where inputs are rounded to 8
+    bits: in a step with a prompt, layers go module by module."""
+    beside_modules(model_of((Layer(MIXERS[mixer], None),) * 3, "int4"), [], close=0.0)
+
+
 @pytest.mark.parametrize("threads", (1, 2))
 @pytest.mark.parametrize("kind", ("fp32", "int8"))
 @pytest.mark.parametrize("name", SPARSE)

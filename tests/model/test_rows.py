@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoflop import architecture
-from isoflop.model.kernels import rows
+from isoflop.model.kernels import quantized, rows
 from isoflop.model.linear import Linear
 from isoflop.model.norm import RmsNorm
+from isoflop.model.quantized import Integer, QuantizedLinear, round_to_nearest
 from lesser import assert_runs, needs_x86
 
 TYPES = ((torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16))
@@ -97,6 +98,24 @@ def test_norms_are_torchs(d: int, n_rows: int, seed: int) -> None:
     with torch.no_grad():
         assert rows.norms(x, norm.weight)
         torch.testing.assert_close(norm(x), F.rms_norm(x, (d,), norm.weight, norm.eps))
+
+
+@torch.no_grad()
+def test_a_norm_is_the_same_whatever_is_beside_it() -> None:
+    """By itself, among many rows, and where rows are normed as they meet a matrix of few bits."""
+    d, n_rows = 768, 200
+    x_MI, weight_I = torch.randn(n_rows, d, generator=torch.Generator().manual_seed(0)), torch.linspace(0.5, 2, d)
+    assert rows.norms(x_MI, weight_I)
+    normed_MI = rows.rms_norm(x_MI, weight_I, 1e-5)
+    alone = [rows.rms_norm(x_I[None], weight_I, 1e-5) for x_I in x_MI]
+    assert torch.equal(normed_MI, torch.cat(alone))
+    linear = torch.nn.Linear(d, 64, bias=False)
+    packed = QuantizedLinear(round_to_nearest(linear.weight.detach(), Integer(bits=8))).packed(x_MI)
+    assert packed is not None
+    y_MO = torch.empty(n_rows, 64)
+    pointers = x_MI.data_ptr(), weight_I.data_ptr(), 1e-5, None, y_MO.data_ptr()
+    quantized._function()(packed.call, *pointers, n_rows, 1)
+    assert torch.equal(y_MO, quantized.linear(normed_MI, packed))
 
 
 def test_what_is_learnt_compiled_or_faked_is_left_to_torch() -> None:

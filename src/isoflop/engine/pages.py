@@ -154,7 +154,7 @@ class PagedLatents:
     def _one(self, module: "LatentAttention", q_1THD: Tensor, lane: Lane) -> Tensor:
         q = q_1THD[:, lane.begin : lane.end]
         seen_1SL = self.latents.read(lane.at_S, q.dtype)[None, :, 0]
-        return module.absorbed(q, seen_1SL) if lane.start else module.expanded(q, *module.parts(seen_1SL))
+        return module.expanded(q, *module.parts(seen_1SL))  # fewer products than absorbed, for more than a few rows
 
     @property
     def stores(self) -> tuple[Store, ...]:

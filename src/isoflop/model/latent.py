@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from isoflop import architecture
+from isoflop.model.kernels import latent as kernel
 from isoflop.model.kernels.attention import attention as causal_attention
 from isoflop.model.linear import Linear
 from isoflop.model.norm import RmsNorm
@@ -96,13 +97,14 @@ class LatentAttention(nn.Module):
             key_BTP = rotate(key_BTP[:, :, None], place.cos_TC, place.sin_TC, self.rope.layout)[:, :, 0]
         return q_BTHD, self.kv_norm(latent_BTR), key_BTP
 
-    def expanded(self, q_BTHD: Tensor, latent_BTR: Tensor, key_BTP: Tensor) -> Tensor:
-        """What tokens without a past mix, [B, T, H, V]."""
+    def expanded(self, q_BTHD: Tensor, latent_BSR: Tensor, key_BSP: Tensor) -> Tensor:
+        """What the last T of S tokens mix of all, [B, T, H, V], keys and values made of all latents."""
         m = self.mixer
-        up_BTHX = self.kv_up(latent_BTR).unflatten(-1, (m.n_heads, -1))
-        key_BTHN, value_BTHV = up_BTHX.split((m.d_nope, m.d_value), dim=-1)
-        key_BTHP = key_BTP[:, :, None].expand(-1, -1, m.n_heads, -1)
-        return causal_attention(q_BTHD, torch.cat((key_BTHN, key_BTHP), dim=-1), value_BTHV, self.scale)
+        up_BSHX = self.kv_up(latent_BSR).unflatten(-1, (m.n_heads, -1))
+        key_BSHN, value_BSHV = up_BSHX.split((m.d_nope, m.d_value), dim=-1)
+        key_BSHP = key_BSP[:, :, None].expand(-1, -1, m.n_heads, -1)
+        key_BSHD, n_past = torch.cat((key_BSHN, key_BSHP), dim=-1), latent_BSR.shape[1] - q_BTHD.shape[1]
+        return causal_attention(q_BTHD, key_BSHD, value_BSHV, self.scale, start=n_past)
 
     def parts(self, latent_BTL: Tensor) -> tuple[Tensor, Tensor]:
         """Latents [B, T, R] and rotated keys [B, T, P], of what is kept."""
@@ -117,19 +119,23 @@ class LatentAttention(nn.Module):
 
     def into_latents(self, q_BTHD: Tensor) -> Tensor:
         """Queries that meet latents as they are, [B, T, H, R + P]."""
+        up_HXR = self._up(q_BTHD.dtype)
+        if kernel.meets(q_BTHD, up_HXR):
+            return kernel.into_latents(self.mixer, q_BTHD, up_HXR)
         q_nope_BTHN, q_rope_BTHP = q_BTHD.split((self.mixer.d_nope, self.mixer.d_rope), dim=-1)
-        key_HNR = self._up(q_BTHD.dtype)[0]
+        key_HNR = up_HXR[:, : self.mixer.d_nope]
         return torch.cat((torch.einsum("bthn,hnr->bthr", q_nope_BTHN, key_HNR), q_rope_BTHP), dim=-1)
 
     def out_of_latents(self, mixed_BTHR: Tensor) -> Tensor:
         """Values of mixed latents, [B, T, H, V]."""
-        return torch.einsum("bthr,hvr->bthv", mixed_BTHR, self._up(mixed_BTHR.dtype)[1])
+        up_HXR = self._up(mixed_BTHR.dtype)
+        if kernel.meets(mixed_BTHR, up_HXR):
+            return kernel.out_of_latents(self.mixer, mixed_BTHR, up_HXR)
+        return torch.einsum("bthr,hvr->bthv", mixed_BTHR, up_HXR[:, self.mixer.d_nope :])
 
-    def _up(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """What makes keys [H, N, R] and values [H, V, R] of latents."""
-        m = self.mixer
-        up_HXR = self.dense_up(dtype).unflatten(0, (m.n_heads, -1))
-        return up_HXR[:, : m.d_nope], up_HXR[:, m.d_nope :]
+    def _up(self, dtype: torch.dtype) -> Tensor:
+        """What makes keys and values of latents, [H, N + V, R]."""
+        return self.dense_up(dtype).unflatten(0, (self.mixer.n_heads, -1))
 
     def dense_up(self, dtype: torch.dtype) -> Tensor:
         """The matrix that makes keys and values; of a quantized one a dense copy is kept while nothing is learnt, as

@@ -131,18 +131,9 @@ def rotate(x_BTHD: Tensor, cos_TC: Tensor, sin_TC: Tensor, layout: str = "half")
         return torch.cat((turned, x_BTHD[..., d_rotated:]), dim=-1)
     pair = -2 if layout == "half" else -1
     pairs = x_BTHD.unflatten(-1, (2, -1) if layout == "half" else (-1, 2))
-    if len(cos_TC) == 1:
-        return _rotate_one(pairs, cos_TC.to(x_BTHD.dtype), sin_TC.to(x_BTHD.dtype), pair)
     cos = cos_TC[:, None].to(x_BTHD.dtype).unsqueeze(pair)
     sin = torch.stack((-sin_TC, sin_TC), dim=pair)[:, None].to(x_BTHD.dtype)
     return (pairs * cos + pairs.flip(pair) * sin).flatten(-2)
-
-
-def _rotate_one(pairs: Tensor, cos_1C: Tensor, sin_1C: Tensor, pair: int) -> Tensor:
-    """Of a single token, where the calls cost and not the passes: half as many."""
-    a, b = pairs.unbind(pair)
-    turned = torch.addcmul(a * cos_1C, b, sin_1C, value=-1), torch.addcmul(b * cos_1C, a, sin_1C)
-    return torch.stack(turned, dim=pair).flatten(-2)
 
 
 def _plain(theta: float, d_rotated: int) -> Tensor:

@@ -106,7 +106,7 @@ struct Stack {
 // Packed by experts.py, in this order.
 struct Experts {
     Linear router;
-    void (*normalize)(const float* x, const float* weight, float* y, int64_t M, int64_t N, double eps);
+    void (*normalize)(const float* x, const float* weight, float* y, int64_t M, int64_t N, double eps, int64_t threads);
     const float* selection_bias;  // [E], or null
     Stack first, second;
     Linear shared_up, shared_down;  // null where nothing is shared
@@ -178,7 +178,7 @@ struct Fed {
           active(memory.take(R * e.F)), y(memory.take(R * e.M)), expert(reinterpret_cast<int64_t*>(memory.take(2 * R))) {}
 
     void run(const float* norm, double eps) {
-        e.normalize(x, norm, normed, N, e.M, eps);
+        e.normalize(x, norm, normed, N, e.M, eps, 1);
         float* const scores = memory.take(N * e.E);
         e.router.multiply(e.router.matrix, normed, nullptr, 0, nullptr, scores, N, threads);
         for (int64_t n = 0; n < N; ++n) choose(e, scores + n * e.E, expert + n * e.K, weight + n * e.K);

@@ -12,7 +12,7 @@
 struct Latent {
     Linear down, up;  // to the queries' latent, or null; from there, or from x, to queries
     void (*attend)(const Rows*);
-    void (*normalize)(const float* x, const float* weight, float* y, int64_t M, int64_t N, double eps);
+    void (*normalize)(const float* x, const float* weight, float* y, int64_t M, int64_t N, double eps, int64_t threads);
     const float *q_norm, *kv_norm;  // [Q], [R]
     const float* key_value;         // [H, A + V, R]: what makes keys and values of latents
     int64_t H, A, P, V, R, Q, C, interleaved;
@@ -22,12 +22,19 @@ struct Latent {
     int64_t D() const { return R + P; }
 };
 
+static INLINE float rounded(float x) {  // torch's turns round both products, and so does this
+#if defined(__x86_64__)
+    asm("" : "+x"(x));
+#endif
+    return x;
+}
+
 static void turn_pairs(float* x, const float* cos, const float* sin, int64_t C, bool interleaved) {
     const int64_t step = interleaved ? 2 : 1, other = interleaved ? 1 : C;
     for (int64_t i = 0; i < C; ++i) {
         const float a = x[i * step], b = x[i * step + other];
-        x[i * step] = a * cos[i] - b * sin[i];
-        x[i * step + other] = b * cos[i] + a * sin[i];
+        x[i * step] = rounded(a * cos[i]) - rounded(b * sin[i]);
+        x[i * step + other] = rounded(b * cos[i]) + rounded(a * sin[i]);
     }
 }
 
@@ -73,6 +80,41 @@ static void tiles(int64_t N, const From& from, const To& to, const Function& fun
     }
 }
 
+// What makes keys and values of latents, [H, A + V, R], met by queries and by mixed latents of N rows
+struct Heads {
+    int64_t H, A, P, V, R;
+    const float* key_value;
+
+    // q [N, H, A + P] to [N, H, R + P], one head of it
+    void into_latents(int64_t h, const float* q, float* queries, int64_t N) const {
+        const int64_t from = A + P, to = R + P;
+        for (int64_t n = 0; n < N; ++n)
+            memcpy(queries + (n * H + h) * to + R, q + (n * H + h) * from + A, 4 * P);
+        const float* const matrix = key_value + h * (A + V) * R;
+        tiles(
+            N, [&](int64_t n) { return q + (n * H + h) * from; }, [&](int64_t n) { return queries + (n * H + h) * to; },
+            [&](int64_t rows, const float* const* x, float* const* y) {
+                if (rows == 4) combine<4>(x, matrix, A, R, y);
+                else if (rows == 3) combine<3>(x, matrix, A, R, y);
+                else if (rows == 2) combine<2>(x, matrix, A, R, y);
+                else combine<1>(x, matrix, A, R, y);
+            });
+    }
+
+    // mixed [N, H, R] to [N, H, V], one head of it
+    void out_of_latents(int64_t h, const float* mixed, float* out, int64_t N) const {
+        const float* const matrix = key_value + (h * (A + V) + A) * R;
+        tiles(
+            N, [&](int64_t n) { return mixed + (n * H + h) * R; }, [&](int64_t n) { return out + (n * H + h) * V; },
+            [&](int64_t rows, const float* const* x, float* const* y) {
+                if (rows == 4) products<4>(x, matrix, V, R, y);
+                else if (rows == 3) products<3>(x, matrix, V, R, y);
+                else if (rows == 2) products<2>(x, matrix, V, R, y);
+                else products<1>(x, matrix, V, R, y);
+            });
+    }
+};
+
 static thread_local Kept kept;
 
 struct Pass {
@@ -96,7 +138,7 @@ struct Pass {
         }
         for (int64_t n = 0; n < t.N; ++n) {
             float* const key = keys + n * l.D();
-            l.normalize(in + n * l.D(), l.kv_norm, key, 1, l.R, l.norm_eps);
+            l.normalize(in + n * l.D(), l.kv_norm, key, 1, l.R, l.norm_eps, 1);
             memcpy(key + l.R, in + n * l.D() + l.R, 4 * l.P);
             if (t.cos) turn(key + l.R, n);
         }
@@ -104,22 +146,13 @@ struct Pass {
 
     void turn(float* x, int64_t n) const { turn_pairs(x, t.cos + n * l.C, t.sin + n * l.C, l.C, l.interleaved); }
 
+    // Of a head: turned parts are copied, the others brought into the latents' space
     void into_latents(int64_t h) const {
         for (int64_t n = 0; n < t.N; ++n) {
-            float* const to = queries + (n * l.H + h) * l.D() + l.R;
-            memcpy(to, q + (n * l.H + h) * (l.A + l.P) + l.A, 4 * l.P);
+            float* const to = q + (n * l.H + h) * (l.A + l.P) + l.A;
             if (t.cos) turn(to, n);
         }
-        const float* const matrix = l.key_value + h * (l.A + l.V) * l.R;
-        tiles(
-            t.N, [&](int64_t n) { return q + (n * l.H + h) * (l.A + l.P); },
-            [&](int64_t n) { return queries + (n * l.H + h) * l.D(); },
-            [&](int64_t rows, const float* const* x, float* const* y) {
-                if (rows == 4) combine<4>(x, matrix, l.A, l.R, y);
-                else if (rows == 3) combine<3>(x, matrix, l.A, l.R, y);
-                else if (rows == 2) combine<2>(x, matrix, l.A, l.R, y);
-                else combine<1>(x, matrix, l.A, l.R, y);
-            });
+        Heads{l.H, l.A, l.P, l.V, l.R, l.key_value}.into_latents(h, q, queries, t.N);
     }
 
     void attend() const {
@@ -128,18 +161,8 @@ struct Pass {
         rows.q_row = l.H * l.D(), rows.k_row = l.D();
         l.attend(&rows);
     }
-
     void out_of_latents(int64_t h, float* out) const {
-        const float* const matrix = l.key_value + (h * (l.A + l.V) + l.A) * l.R;
-        tiles(
-            t.N, [&](int64_t n) { return mixed + (n * l.H + h) * l.R; },
-            [&](int64_t n) { return out + (n * l.H + h) * l.V; },
-            [&](int64_t rows, const float* const* x, float* const* y) {
-                if (rows == 4) products<4>(x, matrix, l.V, l.R, y);
-                else if (rows == 3) products<3>(x, matrix, l.V, l.R, y);
-                else if (rows == 2) products<2>(x, matrix, l.V, l.R, y);
-                else products<1>(x, matrix, l.V, l.R, y);
-            });
+        Heads{l.H, l.A, l.P, l.V, l.R, l.key_value}.out_of_latents(h, mixed, out, t.N);
     }
 };
 
@@ -150,4 +173,13 @@ extern "C" void latent_mix(const void* mixer, const Tokens& tokens, const float*
     share(l.H, tokens.threads, [&](int64_t h) { pass.into_latents(h); });
     pass.attend();
     share(l.H, tokens.threads, [&](int64_t h) { pass.out_of_latents(h, out); });
+}
+
+// For steps that go module by module: the same of rows whose queries are turned already
+extern "C" void latent_into(const Heads* heads, const float* q, float* queries, int64_t N, int64_t threads) {
+    share(heads->H, threads, [&](int64_t h) { heads->into_latents(h, q, queries, N); });
+}
+
+extern "C" void latent_out(const Heads* heads, const float* mixed, float* out, int64_t N, int64_t threads) {
+    share(heads->H, threads, [&](int64_t h) { heads->out_of_latents(h, mixed, out, N); });
 }

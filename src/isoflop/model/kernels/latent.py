@@ -1,10 +1,13 @@
-"""One token of each of several sequences through latent attention, as a part of kernels/layers.py: latent.cpp. H head,
-X what keys and values take of a latent, R kv_rank."""
+"""One token of each of several sequences through latent attention, as a part of kernels/layers.py, and what of it
+other steps need by itself: latent.cpp. N row, H head, X what keys and values take of a latent, R kv_rank, P d_rope, V
+d_value."""
 
 import ctypes
+import functools
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from isoflop import architecture
@@ -12,8 +15,10 @@ from isoflop.model.kernels import paged
 from isoflop.model.kernels.build import library
 from isoflop.model.kernels.layers import Matrix, Part, address, linear
 from isoflop.model.kernels.plain import EVERYTHING
+from isoflop.model.kernels.rows import unrecorded
 
 _MIXER = struct.Struct("9q8qd")  # latent.cpp's `Latent`, up to the rows
+_HEADS = struct.Struct("5qq")  # latent.cpp's `Heads`
 
 
 class Weights(NamedTuple):
@@ -50,6 +55,39 @@ def part(m: architecture.LatentAttention, w: Weights, scale: float, turns: tuple
         *linear(w.down), *linear(w.up), *functions, *norms, w.key_value_HXR.data_ptr(), *sizes, m.norm_eps
     )
     return Part(address("latent", "latent_mix"), ctypes.create_string_buffer(head + _rows(m, scale, pages)), w)
+
+
+def meets(x: Tensor, key_value_HXR: Tensor) -> bool:
+    """Whether `into_latents` and `out_of_latents` can take these: fp32, nothing recorded."""
+    return unrecorded(x) and x.dtype is torch.float32 is key_value_HXR.dtype and available()
+
+
+def into_latents(m: architecture.LatentAttention, q_NHD: Tensor, key_value_HXR: Tensor) -> Tensor:
+    """Queries that meet latents as they are, [N, H, R + P]; a row's bits do not depend on the rows beside it."""
+    return _headwise("latent_into", m, q_NHD, key_value_HXR, m.kv_rank + m.d_rope)
+
+
+def out_of_latents(m: architecture.LatentAttention, mixed_NHR: Tensor, key_value_HXR: Tensor) -> Tensor:
+    """Values of mixed latents, [N, H, V], likewise."""
+    return _headwise("latent_out", m, mixed_NHR, key_value_HXR, m.d_value)
+
+
+def _headwise(name: str, m: architecture.LatentAttention, x: Tensor, key_value_HXR: Tensor, width: int) -> Tensor:
+    x, matrix = x.contiguous(), key_value_HXR.contiguous()
+    y = x.new_empty(*x.shape[:-1], width)
+    heads = _HEADS.pack(m.n_heads, m.d_nope, m.d_rope, m.d_value, m.kv_rank, matrix.data_ptr())
+    n_rows = x.shape[:-2].numel()
+    _function(name)(heads, x.data_ptr(), y.data_ptr(), n_rows, torch.get_num_threads())
+    return y
+
+
+@functools.cache
+def _function(name: str) -> Any:
+    kernels = library("latent")
+    assert kernels is not None
+    function, pointer, size = getattr(kernels, name), ctypes.c_void_p, ctypes.c_int64
+    function.argtypes, function.restype = (ctypes.c_char_p, pointer, pointer, size, size), None
+    return function
 
 
 def _rows(m: architecture.LatentAttention, scale: float, pages: Pages) -> bytes:

@@ -28,6 +28,26 @@ struct Mamba2 {
 
 static INLINE Vec silu(Vec x) { return unit(x, SILU); }
 
+// sum + a b, rounded as everywhere here: a loop over k might round products first, as it adds them up in order
+static INLINE float plus(float sum, float a, float b) {
+#if defined(__FMA__)
+    return __builtin_fmaf(a, b, sum);
+#else
+    return sum + a * b;
+#endif
+}
+
+// What is left of a state and what is written to it: one product is rounded by itself, wherever this stands
+static INLINE Vec moved(Vec state, Vec left, float gain, Vec scaled) {
+    Vec written = gain * scaled;
+#if defined(__AVX512F__)
+    asm("" : "+v"(written));  // or the compiler would choose which of the two, here and there
+#elif defined(__AVX__)
+    asm("" : "+x"(written));
+#endif
+    return state * left + written;
+}
+
 static INLINE void put_some(float* to, Vec x, int64_t n) {
     if (n >= L) put(to, x);
     else memcpy(to, &x, 4 * n);
@@ -44,7 +64,7 @@ static void move_on(const Mamba2& m, float* window, const float* x, int64_t row,
 static void convolve(const Mamba2& m, const float* window, float* to) {
     for (int64_t c = 0; c < m.C; ++c) {
         float sum = m.bias ? m.bias[c] : 0.0f;
-        for (int64_t k = 0; k < m.K; ++k) sum += m.kernel[c * m.K + k] * window[k * m.C + c];
+        for (int64_t k = 0; k < m.K; ++k) sum = plus(sum, m.kernel[c * m.K + k], window[k * m.C + c]);
         to[c] = sum;
     }
     for (int64_t c = 0; c < m.C; c += L) put_some(to + c, silu(some(to + c, m.C - c)), m.C - c);
@@ -69,7 +89,7 @@ static void recur(const Mamba2& m, float* state, const float* scaled, const floa
         const float gain = b[s], take = c[s];
         for (int64_t w = from; w < to; w += L) {
             const int64_t n = to - w;
-            const Vec next = some(row + w, n) * some(left + w, n) + gain * some(scaled + w, n);
+            const Vec next = moved(some(row + w, n), some(left + w, n), gain, some(scaled + w, n));
             put_some(row + w, next, n);
             put_some(y + w, some(y + w, n) + take * next, n);
         }
@@ -145,7 +165,7 @@ struct Block {
         for (int64_t k = 0; k < m.K; ++k) {
             const int64_t back = t + k + 1 - m.K;  // in this block
             const float* const from = begun + back < 0 ? window + (m.K + begun + back) * m.C : given(back) + m.I();
-            for (int64_t c = 0; c < m.C; ++c) to[c] += kernel[k * m.C + c] * from[c];
+            for (int64_t c = 0; c < m.C; ++c) to[c] = plus(to[c], kernel[k * m.C + c], from[c]);
         }
         for (int64_t c = 0; c < m.C; c += L) put_some(to + c, silu(some(to + c, m.C - c)), m.C - c);
     }
@@ -167,7 +187,7 @@ struct Block {
             UNROLL for (int v = 0; v < V; ++v) {
                 Vec next = at(state + s * V * L + v * L);
                 UNROLL for (int r = 0; r < R; ++r) {
-                    next = next * l[r][v] + b[r][s] * u[r][v];
+                    next = moved(next, l[r][v], b[r][s], u[r][v]);
                     sums[r][v] += c[r][s] * next;
                 }
                 put(state + s * V * L + v * L, next);

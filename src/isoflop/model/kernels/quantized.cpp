@@ -2,10 +2,10 @@
 // group and as floats over groups. See quantized.h for the order of the codes, quantized.py for the plain twin. No sum
 // depends on the number of threads.
 
+#include "norm.h"
 #include "pool.h"
 #include "quantized.h"
 
-#include <cmath>
 #include <limits>
 
 #include <vector>
@@ -13,33 +13,10 @@
 struct Source {
     const float* x;     // [M, I]
     const float* norm;  // weights of an RMS norm, or null
-    float eps;
+    double eps;
 };
 
 // ---- rows
-
-static float sum_of_squares(const float* x, int64_t n) {
-    Vec sums[4] = {};
-    int64_t i = 0;
-    for (; i + 4 * L <= n; i += 4 * L)
-        UNROLL for (int k = 0; k < 4; ++k) sums[k] += at(x + i + k * L) * at(x + i + k * L);
-    for (; i < n; i += L) sums[0] += some(x + i, n - i) * some(x + i, n - i);
-    const Vec all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    float sum = 0;
-    for (int k = 0; k < L; ++k) sum += all[k];
-    return sum;
-}
-
-static INLINE void put_some(float* to, Vec x, int64_t n) {
-    if (n >= L) put(to, x);
-    else memcpy(to, &x, 4 * n);
-}
-
-static void norm_row(float* to, const float* x, const Source& from, int64_t n) {
-    const float factor = 1 / std::sqrt(sum_of_squares(x, n) / n + from.eps);
-    for (int64_t i = 0; i < n; i += L)
-        put_some(to + i, some(x + i, n - i) * factor * some(from.norm + i, n - i), n - i);
-}
 
 // n <= width floats to whole numbers of at most 127 and their scale; a row that is not finite gets no finite scale.
 static void round_group(const float* x, int64_t n, int64_t width, int8_t* codes, float& scale, int32_t& sum) {
@@ -94,7 +71,7 @@ static void round_row(const Matrix& w, const float* x, const Rows& rows, int64_t
 static void prepare(const Matrix& w, const Source& from, const Rows& rows, int64_t row, float* spare) {
     const float* x = from.x + row * w.I;
     if (from.norm) {
-        norm_row(spare, x, from, w.I);
+        norm_row(x, from.norm, spare, w.I, from.eps);
         x = spare;
     }
     if (w.order || w.in_scales) {
@@ -251,5 +228,5 @@ extern "C" void quantized_linear(const Matrix* w, const float* x, const float* n
     for (; M > ROWS; M -= ROWS, x += ROWS * w->I, y += ROWS * w->O, add = add ? add + ROWS * w->O : add)
         quantized_linear(w, x, norm, eps, add, y, ROWS, threads);
     const Output out{y, w->bias, add};
-    multiply(*w, {x, norm, static_cast<float>(eps)}, M, out, threads);
+    multiply(*w, {x, norm, eps}, M, out, threads);
 }

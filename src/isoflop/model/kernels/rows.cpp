@@ -2,9 +2,9 @@
 // rows as stay near. And the norm of rows. Rows that meet a matrix of bf16 are rounded to it first, however many they
 // are. No row of y depends on the rows beside it or on the number of threads.
 
-#include <cmath>
 #include <vector>
 
+#include "norm.h"
 #include "pool.h"
 #include "products.h"
 
@@ -40,18 +40,6 @@ struct Kept {
     }
 };
 static thread_local Kept kept_rows, kept_row, kept_sums;
-
-static void norm_row(const float* x, const float* weight, float* y, int64_t N, double eps) {
-    Vec sums[4] = {};
-    int64_t i = 0;
-    for (; i + 4 * L <= N; i += 4 * L)
-        UNROLL for (int k = 0; k < 4; ++k) sums[k] += at(x + i + k * L) * at(x + i + k * L);
-    for (; i < N; i += L) sums[0] += some(x + i, N - i) * some(x + i, N - i);
-    const Vec all[OUT] = {(sums[0] + sums[1]) + (sums[2] + sums[3])};
-    const float factor = 1 / std::sqrt(totals(all)[0] / static_cast<float>(N) + static_cast<float>(eps));
-    for (i = 0; i + L <= N; i += L) put(y + i, at(x + i) * factor * at(weight + i));
-    for (; i < N; ++i) y[i] = x[i] * factor * weight[i];
-}
 
 // A row of the source, as numbers that meet the matrix's
 template <class K>
@@ -107,8 +95,12 @@ static void multiply(const Matrix& w, const Source& from, int64_t M, const float
 extern "C" {
 
 // y = x / sqrt(mean(x^2) + eps) * weight; x and y [M, N], weight [N]
-void rows_norm(const float* x, const float* weight, float* y, int64_t M, int64_t N, double eps) {
-    for (int64_t m = 0; m < M; ++m) norm_row(x + m * N, weight, y + m * N, N, eps);
+void rows_norm(const float* x, const float* weight, float* y, int64_t M, int64_t N, double eps, int64_t threads) {
+    const int64_t rows = std::max<int64_t>(1, SHARED_FROM / N), pieces = (M + rows - 1) / rows;
+    share(pieces, threads, [&](int64_t i) {
+        for (int64_t m = i * rows; m < std::min(M, (i + 1) * rows); ++m)
+            norm_row(x + m * N, weight, y + m * N, N, eps);
+    });
 }
 
 // y [M, O] = x (or its RMS norm, with weights `norm`) times the matrix (+ add)

@@ -1,8 +1,8 @@
 """Rows times a matrix as it lies, and their norm, where nothing is recorded: rows.cpp. M rows, I in, O out.
 
-Sums are of fp32, in one order: what a row gives does not depend on the rows beside it, nor on the threads, bit for bit.
-A matrix of bf16 meets rows of bf16: others are rounded to it first, however many they are. (Autocast, vLLM and
-llama.cpp do so too; the error is as large as that which the matrix's own rounding made.)
+Sums are of fp32, in one order: what a row gives, or its norm, does not depend on the rows beside it or on the threads,
+bit for bit. A matrix of bf16 meets rows of bf16: others are rounded to it first, however many they are. (Autocast, vLLM
+and llama.cpp do so too; the error is as large as that which the matrix's own rounding made.)
 """
 
 import ctypes
@@ -18,7 +18,6 @@ _MATRIX = struct.Struct("5q")  # rows.cpp's `Matrix`: 2 pointers, 3 sizes
 # Types of rows and matrix that are multiplied here; other mixtures are cast first.
 KINDS = {(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16), (torch.float32, torch.bfloat16)}
 MOST_ROWS = 4096  # more are no step of an engine, and torch's product is up to a tenth faster
-MOST = 2**16  # numbers up to which one thread norms sooner than torch's do
 
 
 def unrecorded(x: Tensor) -> bool:
@@ -56,16 +55,16 @@ def matrix(weight_OI: Tensor, bias_O: Tensor | None) -> bytes:
 
 
 def norms(x: Tensor, weight: Tensor) -> bool:
-    """Whether `rms_norm` can take these, and should: many rows are worth torch's threads."""
+    """Whether `rms_norm` can take these."""
     if not unrecorded(x) or not x.dtype == torch.float32 == weight.dtype:
         return False
-    return x.numel() <= MOST and x.is_contiguous() and _functions() is not None
+    return x.is_contiguous() and _functions() is not None
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension."""
     y, d = torch.empty_like(x), x.shape[-1]
-    _needed().rows_norm(x.data_ptr(), weight.data_ptr(), y.data_ptr(), x.numel() // d, d, eps)
+    _needed().rows_norm(x.data_ptr(), weight.data_ptr(), y.data_ptr(), x.numel() // d, d, eps, torch.get_num_threads())
     return y
 
 
@@ -83,6 +82,6 @@ def _functions() -> ctypes.CDLL | None:
     pointer, size = ctypes.c_void_p, ctypes.c_int64
     kernels.rows_linear.argtypes = pointer, pointer, pointer, ctypes.c_double, pointer, pointer, size, size
     kernels.rows_linear_bf16.argtypes = pointer, pointer, pointer, size, size
-    kernels.rows_norm.argtypes = pointer, pointer, pointer, size, size, ctypes.c_double
+    kernels.rows_norm.argtypes = pointer, pointer, pointer, size, size, ctypes.c_double, size
     kernels.rows_linear.restype = kernels.rows_linear_bf16.restype = kernels.rows_norm.restype = None
     return kernels
