@@ -104,7 +104,7 @@ class LatentAttention(nn.Module):
         key_BSHN, value_BSHV = up_BSHX.split((m.d_nope, m.d_value), dim=-1)
         key_BSHP = key_BSP[:, :, None].expand(-1, -1, m.n_heads, -1)
         key_BSHD, n_past = torch.cat((key_BSHN, key_BSHP), dim=-1), latent_BSR.shape[1] - q_BTHD.shape[1]
-        return causal_attention(q_BTHD, key_BSHD, value_BSHV, self.scale, start=n_past)
+        return causal_attention(q_BTHD, key_BSHD, value_BSHV, self.scale, n_past)
 
     def parts(self, latent_BTL: Tensor) -> tuple[Tensor, Tensor]:
         """Latents [B, T, R] and rotated keys [B, T, P], of what is kept."""
