@@ -84,6 +84,17 @@ def test_every_cache_of_latents(dtype: str) -> None:
     beside_modules(model_of((Layer(RANKED, MLP),) * 2, "fp32"), [], 1e-5 if dtype == "fp32" else 1e-2, dtype=dtype)
 
 
+@torch.no_grad()
+def test_latents_of_few_bits_are_the_same_expanded_and_absorbed() -> None:
+    """Which of the two a prompt's token goes by hangs on how the prompt is cut and on what of it is cached."""
+    module: Any = model_of((Layer(RANKED, None),), "int4").layers[0].mixer
+    generator = torch.Generator().manual_seed(0)
+    q_BTHD = torch.randn(1, 3, RANKED.n_heads, RANKED.d_nope + RANKED.d_rope, generator=generator)
+    seen_BSL = torch.randn(1, 20, RANKED.kv_rank + RANKED.d_rope, generator=generator)
+    expanded_BTHV = module.expanded(q_BTHD, *module.parts(seen_BSL))
+    torch.testing.assert_close(expanded_BTHV, module.absorbed(q_BTHD, seen_BSL), rtol=1e-5, atol=1e-5)
+
+
 def test_many_rows_of_experts_are_sorted() -> None:
     many = MixtureOfExperts(n_experts=40, top_k=33, d_ff=8)
     n_layers: list[int] = []

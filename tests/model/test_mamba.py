@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from isoflop.architecture import Decoder, Layer, Mamba1, Mamba2
-from isoflop.model import mamba1, mamba2
+from isoflop.model import DecoderModel, mamba1, mamba2
 from isoflop.model.convolution import CausalConvolution
 from isoflop.model.kernels import scan as kernel
 from isoflop.model.place import Place
 from isoflop.model.scan import chunk_of, selective_scan
 from isoflop.model.ssd import CHUNK, state_space
+from isoflop.train.init import initialize
+from isoflop.train.recipe import Recipe
 from references import mamba1_recurrence, mamba2_recurrence
 
 transformers = pytest.importorskip("transformers")
@@ -402,3 +404,14 @@ def test_shapes_without_data(mixer: Mamba1 | Mamba2) -> None:
     x_BTM = torch.empty(2, 70, D_MODEL, device="meta", requires_grad=True)
     ours(x_BTM, PLACE).sum().backward()
     assert x_BTM.grad.shape == x_BTM.shape
+
+
+@torch.no_grad()
+def test_mamba_1_cast_to_bf16() -> None:
+    """A_log is cast too, and the kernel takes fp32 only: what it was given once was read as such."""
+    m = Mamba1(d_inner=24, d_state=4, dt_rank=3)
+    decoder = Decoder(vocab_size=7, d_model=8, layers=(Layer(m, None),), max_context=8)
+    model = DecoderModel(decoder)
+    initialize(model, 1, Recipe(lr=1e-3, batch=1))
+    exact_BTV = model(torch.tensor([[1, 2, 3]]))
+    torch.testing.assert_close(model.to(torch.bfloat16)(torch.tensor([[1, 2, 3]])), exact_BTV, rtol=0.05, atol=0.05)

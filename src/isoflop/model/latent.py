@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isoflop import architecture
 from isoflop.model.kernels import latent as kernel
+from isoflop.model.kernels import rows
 from isoflop.model.kernels.attention import attention as causal_attention
 from isoflop.model.linear import Linear
 from isoflop.model.norm import RmsNorm
@@ -100,11 +102,21 @@ class LatentAttention(nn.Module):
     def expanded(self, q_BTHD: Tensor, latent_BSR: Tensor, key_BSP: Tensor) -> Tensor:
         """What the last T of S tokens mix of all, [B, T, H, V], keys and values made of all latents."""
         m = self.mixer
-        up_BSHX = self.kv_up(latent_BSR).unflatten(-1, (m.n_heads, -1))
+        up_BSHX = self._keys_values(latent_BSR).unflatten(-1, (m.n_heads, -1))
         key_BSHN, value_BSHV = up_BSHX.split((m.d_nope, m.d_value), dim=-1)
         key_BSHP = key_BSP[:, :, None].expand(-1, -1, m.n_heads, -1)
         key_BSHD, n_past = torch.cat((key_BSHN, key_BSHP), dim=-1), latent_BSR.shape[1] - q_BTHD.shape[1]
         return causal_attention(q_BTHD, key_BSHD, value_BSHV, self.scale, n_past)
+
+    def _keys_values(self, latent_BSR: Tensor) -> Tensor:
+        """[B, S, H (N + V)]. A quantized matrix would round latents to 8 bits first, which decoding does not do."""
+        if type(self.kv_up) is Linear or torch.is_grad_enabled():
+            made: Tensor = self.kv_up(latent_BSR)
+            return made
+        up_XR = self.dense_up(latent_BSR.dtype)
+        if rows.multiplies(latent_BSR, up_XR):
+            return rows.linear(latent_BSR, up_XR, None)
+        return F.linear(latent_BSR, up_XR)
 
     def parts(self, latent_BTL: Tensor) -> tuple[Tensor, Tensor]:
         """Latents [B, T, R] and rotated keys [B, T, P], of what is kept."""

@@ -53,7 +53,7 @@ class Mamba1(nn.Module):
         x_BTI = F.silu(self.convolution(x_BTI, state and state.window))
         dt_BTI, b_BTN, c_BTN = self._steps_and_maps(x_BTI)
         y_BTI, written = selective_scan(
-            x_BTI.float(), dt_BTI, -torch.exp(self.A_log), b_BTN.float(), c_BTN.float(), state and state.written
+            x_BTI.float(), dt_BTI, -torch.exp(self.A_log.float()), b_BTN.float(), c_BTN.float(), state and state.written
         )
         if state is not None:
             state.written.copy_(written.detach())

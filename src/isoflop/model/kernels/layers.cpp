@@ -75,8 +75,9 @@ struct Pass {
 
     void mix(const Layer& l) const {
         const float* const* turns = l.rope < 0 ? nullptr : s.turns + 2 * l.rope;
-        const Tokens tokens{s.x, s.where[l.group], s.slots, turns ? turns[0] : nullptr, turns ? turns[1] : nullptr,
-                            l.mixer_norm, l.eps, s.N, s.threads};
+        const Where* const where = l.group < 0 ? nullptr : s.where[l.group];  // recurrences have no pages
+        const float *const cos = turns ? turns[0] : nullptr, *const sin = turns ? turns[1] : nullptr;
+        const Tokens tokens{s.x, where, s.slots, cos, sin, l.mixer_norm, l.eps, s.N, s.threads};
         l.mix(l.mixer, tokens, qkv, mixed);
     }
 

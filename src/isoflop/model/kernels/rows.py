@@ -58,11 +58,12 @@ def norms(x: Tensor, weight: Tensor) -> bool:
     """Whether `rms_norm` can take these."""
     if not unrecorded(x) or not x.dtype == torch.float32 == weight.dtype:
         return False
-    return x.is_contiguous() and _functions() is not None
+    return _functions() is not None
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension."""
+    x = x.contiguous()
     y, d = torch.empty_like(x), x.shape[-1]
     _needed().rows_norm(x.data_ptr(), weight.data_ptr(), y.data_ptr(), x.numel() // d, d, eps, torch.get_num_threads())
     return y

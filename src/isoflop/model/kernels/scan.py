@@ -32,6 +32,7 @@ def scan(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the last state, and the state that each chunk of `length` tokens finds, [C, B, I, N]."""
     inputs = [z.contiguous() for z in (x_BTI, dt_BTI, a_IN, b_BTN, c_BTN, state_BIN)]
+    assert all(z.dtype is torch.float32 for z in inputs), [z.dtype for z in inputs]
     y_BTI, last_BIN = torch.empty_like(inputs[0]), torch.empty_like(inputs[5])
     found_CBIN = last_BIN.new_empty(-(-x_BTI.shape[1] // length), *last_BIN.shape)
     _call("scan_forward", (*inputs, y_BTI, last_BIN, found_CBIN), (*x_BTI.shape, a_IN.shape[1], length))
@@ -41,6 +42,7 @@ def scan(
 def scan_gradient(grad_y_BTI: Tensor, grad_state_BIN: Tensor, saved: Saved, length: int) -> tuple[Tensor, ...]:
     """Gradients of x, dt, a, b, c and of the state before the first token."""
     inputs = [z.contiguous() for z in (*saved, grad_y_BTI, grad_state_BIN)]
+    assert all(z.dtype is torch.float32 for z in inputs), [z.dtype for z in inputs]
     x, dt, _, b, c, _, _, last = inputs
     grads = (
         torch.empty_like(x),
