@@ -10,12 +10,15 @@ from isoflop.weights.convert import our_shapes
 
 
 def memory_bytes(decoder: Decoder, itemsize: int, weights: Mapping[str, QuantizedWeight]) -> int:
-    """Bytes of all matrices of codes, with the dense copies that latent attention keeps; `itemsize` of a number of
-    those. What is in full precision comes on top."""
-    shapes = our_shapes(decoder)
-    return sum(
-        kept_bytes(weight, shapes[name][0] if len(shapes.get(name, ())) == 3 else 1) for name, weight in weights.items()
-    ) + copied_bytes(decoder, itemsize, weights)
+    """Bytes of all matrices of codes, with the dense copies that latent attention keeps and multiplies by, beside their
+    codes as they came; `itemsize` of a number of those. What is in full precision comes on top."""
+    shapes, copied = our_shapes(decoder), copied_names(decoder, weights)
+    kept = sum(
+        kept_bytes(weight, shapes[name][0] if len(shapes.get(name, ())) == 3 else 1)
+        for name, weight in weights.items()
+        if name not in copied
+    )
+    return kept + sum(weights[name].nbytes + itemsize * shapes[name][0] * shapes[name][1] for name in copied)
 
 
 def kept_bytes(weight: QuantizedWeight, n_experts: int) -> int:
@@ -30,10 +33,8 @@ def kept_bytes(weight: QuantizedWeight, n_experts: int) -> int:
     return codes + beside + shared
 
 
-def copied_bytes(decoder: Decoder, itemsize: int, weights: Mapping[str, QuantizedWeight]) -> int:
-    """Bytes of the dense copies of what latent attention makes keys and values with: every decoded token reads all of
-    it, in products of other shapes."""
-    shapes = our_shapes(decoder)
+def copied_names(decoder: Decoder, weights: Mapping[str, QuantizedWeight]) -> list[str]:
+    """Of what latent attention makes keys and values with: every decoded token reads all of it, in products of other
+    shapes."""
     latent = [i for i, layer in enumerate(decoder.layers) if isinstance(layer.mixer, LatentAttention)]
-    names = [f"layers.{i}.mixer.kv_up.weight" for i in latent]
-    return itemsize * sum(shapes[name][0] * shapes[name][1] for name in names if name in weights)
+    return [name for i in latent if (name := f"layers.{i}.mixer.kv_up.weight") in weights]
